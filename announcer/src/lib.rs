@@ -1,0 +1,1 @@
+//! Who announces what, where and when: ownership, heartbeats, ARP and NDP.

@@ -1,0 +1,1 @@
+//! API, operator and agent in one process, for machines without Kubernetes.

@@ -1,0 +1,1 @@
+//! fairlead: asking and rendering.

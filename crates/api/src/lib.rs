@@ -1,0 +1,1 @@
+//! The Kubernetes surface: CRD types, conditions, conversions to the model.

@@ -1,0 +1,1 @@
+//! Words of the domain, always valid: Vip, Frontend, Backend, Service, Snapshot.

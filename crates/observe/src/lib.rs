@@ -1,0 +1,1 @@
+//! Views that a human is shown, and the client that asks an agent for them.

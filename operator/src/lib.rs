@@ -1,0 +1,1 @@
+//! The cluster-wide root: LB-IPAM and what needs one writer.

@@ -1,0 +1,1 @@
+//! Load-balancer map contents: Maglev, transitions, plan and apply.
