@@ -24,7 +24,21 @@ pub const HALF_OPEN_NS: u64 = 10_000_000_000;
 pub const CLOSED_NS: u64 = 60_000_000_000;
 
 /// A client's flow to a frontend, as the client sends it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
 #[repr(C)]
 pub struct FlowKey {
     /// IPv6, or IPv4-mapped IPv6; network order.
@@ -43,7 +57,9 @@ pub struct FlowKey {
 layout!(FlowKey: size 40, align 1; client 0, vip 16, client_port 32, vip_port 34, proto 36, _pad 37);
 
 /// The backend that a flow keeps while its slot is in transition.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct FlowValue {
     /// CLOCK_BOOTTIME ns of the latest packet.
@@ -72,7 +88,21 @@ pub mod flow_state {
 }
 
 /// A translated flow, keyed as the backend's reply arrives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
 #[repr(C)]
 pub struct SnatKey {
     /// Destination of the reply: the VIP (or the node's address); IPv4 mapped; network order.
@@ -91,7 +121,9 @@ pub struct SnatKey {
 layout!(SnatKey: size 40, align 1; vip 0, backend 16, snat_port 32, backend_port 34, proto 36, _pad 37);
 
 /// What a reply needs, and what a request checks before it uses the port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct SnatValue {
     /// CLOCK_BOOTTIME ns of the latest packet of either side.
@@ -120,7 +152,9 @@ pub struct SnatValue {
 layout!(SnatValue: size 64, align 8; last_seen 0, client 8, vip 24, client_port 40, vip_port 42, frontend 44, backend 48, state 50, client_mac 52, client_iface 58, _pad 60);
 
 /// A fragmented datagram; later fragments follow the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct FragKey {
     pub src: [u8; 16],
@@ -135,7 +169,9 @@ pub struct FragKey {
 layout!(FragKey: size 40, align 4; src 0, dst 16, id 32, proto 36, _pad 37);
 
 /// The L4 ports of a fragmented datagram's first fragment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct FragValue {
     /// Network order.

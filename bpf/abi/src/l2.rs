@@ -21,7 +21,21 @@ pub const HEARTBEAT_GROUP4: [u8; 4] = [224, 0, 0, 174];
 pub const HEARTBEAT_GROUP6: [u8; 16] = [0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x46, 0x4c];
 
 /// An address and the interface on which it is answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
 #[repr(C)]
 pub struct L2Key {
     /// IPv6, or IPv4-mapped IPv6; network order.
@@ -32,7 +46,9 @@ pub struct L2Key {
 layout!(L2Key: size 20, align 4; addr 0, ifindex 16);
 
 /// How an address is answered. Writer: `announcer`. Reader: the responder.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct L2Entry {
     /// Epoch of the interface's cell at the time the entry was (re)acquired; another epoch in the cell silences it.
@@ -49,7 +65,9 @@ pub struct L2Entry {
 layout!(L2Entry: size 32, align 8; cell_epoch 0, candidates 8, responses 16, mac 24, cell 30);
 
 /// One interface's deadline. Writer: the heartbeat thread, through the mapping; each field is one aligned 8-byte store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct DeadlineCell {
     /// CLOCK_BOOTTIME ns up to which entries answer without further question.
@@ -60,7 +78,9 @@ pub struct DeadlineCell {
 layout!(DeadlineCell: size 16, align 8; deadline 0, epoch 8);
 
 /// A peer's hardware address on one announcing interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct PeerKey {
     pub mac: [u8; 6],
@@ -70,7 +90,9 @@ pub struct PeerKey {
 layout!(PeerKey: size 8, align 2; mac 0, cell 6);
 
 /// When a peer was last heard. `PEER_SEEN[cell * N_PEER_SLOTS + slot]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct PeerSeen {
     /// CLOCK_BOOTTIME ns of the latest heartbeat frame; written by the programs.

@@ -26,7 +26,9 @@ pub const SLOTS_PER_LINE: u32 = 32;
 pub const SLOT_UNCHANGED: u16 = 0xffff;
 
 /// One network interface as the programs see it. Zero `ifindex` = empty slot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Iface {
     /// Kernel interface index, host order.
@@ -55,7 +57,9 @@ pub mod iface_flags {
 }
 
 /// One IPv4 frontend or VIP in a bucket. Zero `key` = empty.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct VipSlot4 {
     /// `addr | port << 32 | proto << 48 | 1 << 56`, numbers in host order (`logic::hash::vip_key4`). Port and proto 0 = the VIP itself.
@@ -76,7 +80,9 @@ pub struct VipBucket4 {
 layout!(VipBucket4: size 64, align 8; slots 0);
 
 /// One IPv6 frontend or VIP in a bucket. Zero `word` = empty.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct VipSlot6 {
     /// Network order.
@@ -97,7 +103,9 @@ pub struct VipBucket6 {
 layout!(VipBucket6: size 64, align 8; slots 0);
 
 /// What every frontend of one VIP shares. Writer: `xdp-lb` (flags), `announcer` through `xdp-lb`'s port (MAC of the former owner).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct VipState {
     /// See [`vip_flags`].
@@ -120,7 +128,9 @@ pub mod vip_flags {
 }
 
 /// A Maglev table inside the flat array: first line and number of slots. Fits one 8-byte store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C, align(8))]
 pub struct SlotTable {
     /// First line in `MAGLEV`.
@@ -131,7 +141,9 @@ pub struct SlotTable {
 layout!(SlotTable: size 8, align 8; line 0, len 4);
 
 /// One frontend (Vip, protocol, port): one cache line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct FrontendValue {
     /// Slots that new flows take. `len == 0`: the frontend has no backend.
@@ -185,7 +197,9 @@ pub struct MaglevLine {
 layout!(MaglevLine: size 64, align 8; slots 0);
 
 /// The hot part of an IPv4 backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Backend4 {
     /// Network order.
@@ -205,7 +219,9 @@ pub struct Backend4 {
 layout!(Backend4: size 16, align 2; addr 0, mac 4, csum 10, port 12, iface 14, flags 15);
 
 /// The hot part of an IPv6 backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Backend6 {
     /// Network order.
@@ -232,7 +248,9 @@ pub mod backend_flags {
 }
 
 /// Per-CPU counter pair.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Counter {
     pub packets: u64,

@@ -62,7 +62,12 @@ mod tests {
     fn numbers_are_the_positions_and_labels_are_unique() {
         for (i, reason) in ALL.iter().enumerate() {
             assert_eq!(reason.number as usize, i, "{}", reason.label);
-            assert!(ALL.iter().filter(|other| other.label == reason.label).count() == 1);
+            assert!(
+                ALL.iter()
+                    .filter(|other| other.label == reason.label)
+                    .count()
+                    == 1
+            );
         }
         assert!(ALL.len() <= N_REASONS as usize);
     }
