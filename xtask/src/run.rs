@@ -1,0 +1,95 @@
+//! Running cargo and the project's own binaries, with progress on the terminal.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::root;
+
+/// The binaries that a machine runs.
+const BINARIES: &[&str] = &[
+    "fairlead-agent",
+    "fairlead-operator",
+    "fairlead-appliance",
+    "fairlead-cli",
+    "fairlead-lab",
+];
+
+/// cargo at the repository's root.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root());
+    command
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Says what runs, runs it, and fails with its name.
+pub(crate) fn step(what: &str, mut command: Command) -> Result<()> {
+    eprintln!("==> {what}");
+    let status = command
+        .status()
+        .with_context(|| format!("start {}", command.get_program().display()))?;
+    ensure!(
+        status.success(),
+        "{what} failed: {command:?} ended with {status}"
+    );
+    Ok(())
+}
+
+/// Builds every binary that a machine runs.
+pub(crate) fn build(release: bool) -> Result<()> {
+    let mut command = cargo(&["build"]);
+    for name in BINARIES {
+        command.args(["-p", name]);
+    }
+    if release {
+        command.arg("--release");
+    }
+    step("building", command)
+}
+
+/// Builds everything the lab starts, then hands over to it.
+pub(crate) fn lab(verb: &str, args: &[String]) -> Result<()> {
+    if verb == "lint" {
+        return step("lab topologies", {
+            let mut command = cargo(&["run", "-q", "-p", "fairlead-lab", "--", "lint"]);
+            command.args(args);
+            command
+        });
+    }
+    build(false)?;
+    let mut command = Command::new(target_dir().join("debug/fairlead-lab"));
+    command.arg(verb).args(args).current_dir(root());
+    let status = command.status().context("start fairlead-lab")?;
+    ensure!(
+        status.success(),
+        "lab {verb} failed ({status}); what it saw stands above"
+    );
+    Ok(())
+}
+
+/// Runs one benchmark; everything after the name goes to it.
+pub(crate) fn bench(name: &str, args: &[String]) -> Result<()> {
+    match name {
+        "xdp" => {
+            let mut command = cargo(&[
+                "run",
+                "-q",
+                "--release",
+                "-p",
+                "fairlead-tests",
+                "--bin",
+                "xdp-bench",
+                "--",
+            ]);
+            command.args(args);
+            step("bench xdp", command)
+        }
+        "failover" => lab("bench-failover", args),
+        _ => bail!("no benchmark `{name}`: there are xdp and failover"),
+    }
+}
