@@ -145,11 +145,12 @@ impl Netlink {
         ip: IpAddr,
     ) -> Result<Option<Neighbour>, NetlinkError> {
         let request = neighbour_message(ifindex, ip);
-        let mut message =
-            NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(request));
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(request));
         message.header.flags = NLM_F_REQUEST;
         let answer = self
-            .call("look up a neighbour", ifindex, |handle| ask(handle, message))
+            .call("look up a neighbour", ifindex, |handle| {
+                ask(handle, message)
+            })
             .await;
         match answer {
             Ok(Some(RouteNetlinkMessage::NewNeighbour(found))) => Ok(types::neighbour(&found)),
@@ -168,11 +169,7 @@ impl Netlink {
     ///
     /// # Source
     /// `neigh_add` and `__neigh_update` in the kernel's `net/core/neighbour.c`.
-    pub async fn manage_neighbour(
-        &self,
-        ifindex: u32,
-        ip: IpAddr,
-    ) -> Result<Upkeep, NetlinkError> {
+    pub async fn manage_neighbour(&self, ifindex: u32, ip: IpAddr) -> Result<Upkeep, NetlinkError> {
         let before = self.neighbour_entry(ifindex, ip).await?;
         if let Some(entry) = before {
             if matches!(entry.state, NudState::Permanent | NudState::NoArp) {
@@ -214,7 +211,9 @@ impl Netlink {
         let mut message = NetlinkMessage::from(RouteNetlinkMessage::DelNeighbour(request));
         message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
         let removed = self
-            .call("release a neighbour", ifindex, |handle| ask(handle, message))
+            .call("release a neighbour", ifindex, |handle| {
+                ask(handle, message)
+            })
             .await;
         ignore(removed.map(drop), &[ENOENT])
     }

@@ -40,7 +40,9 @@ pub enum NetlinkError {
         ifindex: u32,
     },
     /// The process may not do this.
-    #[error("{operation} needs the capability CAP_NET_ADMIN: run as root or grant it (AmbientCapabilities=CAP_NET_ADMIN)")]
+    #[error(
+        "{operation} needs the capability CAP_NET_ADMIN: run as root or grant it (AmbientCapabilities=CAP_NET_ADMIN)"
+    )]
     MissingPermission {
         /// What was attempted.
         operation: &'static str,

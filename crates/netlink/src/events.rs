@@ -44,7 +44,9 @@ impl Events {
             source,
         })?;
         Ok(Self {
-            connection: Box::pin(connection),
+            // The kernel reports a loss once and drops in silence until the queue has been empty. Unconstrained, one poll reads the queue to
+            // its end, so that whoever sees `Resync` and reads everything again misses nothing.
+            connection: Box::pin(tokio::task::unconstrained(connection)),
             incoming,
         })
     }

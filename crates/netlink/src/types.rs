@@ -13,6 +13,10 @@ use rtnetlink::packet_route::{
 };
 
 /// A network interface.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, as the kernel states them"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     /// Kernel index, never 0.
