@@ -68,6 +68,7 @@ maps! {
     "PEER_SEEN": MappedArray, u32 => l2::PeerSeen, l2::N_PEERS, "lb_rare", "l2_respond, announcer";
     "PROGS": ProgArray, u32 => u32, N_PROGS, "datapath", "lb_ingress";
     "DECAP_VIPS": Hash, [u8; 16] => u32, 4096, "datapath (decap)", "decap_ingress";
+    "SCRATCH": PerCpuArray, u32 => u64, 1, "lb_ingress, lb_rare, lb_snat", "lb_icmp";
     "DECAP_SENDERS": Hash, [u8; 16] => u32, 1024, "datapath (decap)", "decap_ingress";
 }
 

@@ -52,6 +52,7 @@ reasons! {
     DECAP_UNKNOWN_SENDER = 24, "DecapUnknownSender", "An encapsulated packet from a sender that is no load balancer of ours.", "the backend's operator";
     TTL_EXPIRED = 25, "TtlExpired", "The packet's time to live ended here.", "the sender";
     ICMP_FORWARDED = 26, "IcmpForwarded", "An ICMP error was passed to the flow it quotes.", "nobody";
+    VLAN_MISMATCH = 27, "VlanMismatch", "A tagged packet whose backend is on another interface.", "the network's operator";
 }
 
 #[cfg(test)]

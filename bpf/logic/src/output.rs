@@ -1,0 +1,243 @@
+//! Sending a packet to its backend: MAC rewrite and encapsulation.
+//!
+//! The inner time to live stays as it is in both direct-return modes: the client's packet has not been routed, the backend is its
+//! destination. SNAT, which does route, is in `snat`.
+
+use fairlead_abi::{
+    lb::{Backend4, Backend6, Iface},
+    maps::slots,
+    reasons,
+};
+use zerocopy::network_endian::{U16, U32};
+
+use crate::{
+    Maps, Packet, Verdict,
+    csum::Sum,
+    wire::{
+        DF, ETH_LEN, Eth, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, Macs, Outer4, Outer6, TTL, Tag,
+        ethertype, mac_word, proto,
+    },
+};
+
+/// The link layer of a received frame: its length and the tags that have to survive a new header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// 14, 18 or 22.
+    pub len: usize,
+    pub tags: [Tag; 2],
+}
+
+impl Link {
+    /// No tag.
+    pub const PLAIN: Self = Self {
+        len: ETH_LEN,
+        tags: [Tag {
+            kind: U16::ZERO,
+            tci: U16::ZERO,
+        }; 2],
+    };
+}
+
+/// What is counted when the packet leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bill {
+    /// Record in `FE_STATS`.
+    pub frontend: u32,
+    /// L3 length as received.
+    pub bytes: u16,
+}
+
+/// The interface behind a backend, if backend and interface are usable.
+#[inline(always)]
+pub fn egress<M: Maps>(m: &M, mac: [u8; 6], iface: u8) -> Option<&Iface> {
+    let eg = m.iface(u32::from(iface))?;
+    if eg.ifindex == 0 || mac_word(mac) == 0 {
+        None
+    } else {
+        Some(eg)
+    }
+}
+
+/// Leaves through `eg`: the same interface by XDP_TX, another by redirect.
+#[inline(always)]
+pub fn leave<P: Packet>(p: &P, eg: &Iface) -> Verdict {
+    if eg.ifindex == p.ifindex() {
+        Verdict::Tx
+    } else {
+        Verdict::Redirect(eg.ifindex)
+    }
+}
+
+/// A tagged frame belongs to another segment than `eg`, unless it leaves where it came from.
+#[inline(always)]
+fn crosses_vlan<P: Packet>(p: &P, link: &Link, eg: &Iface) -> bool {
+    link.len != ETH_LEN && eg.ifindex != p.ifindex()
+}
+
+/// The packet does not fit: `lb_icmp` tells the sender that `mtu` bytes would.
+#[inline(always)]
+pub fn too_big<M: Maps>(m: &M, mtu: u32) -> Verdict {
+    m.set_mtu(mtu);
+    Verdict::Tail(slots::ICMP)
+}
+
+/// DSR by MAC rewrite; the packet stays as it is from L3 on.
+#[inline(always)]
+pub fn dsr_l2<P: Packet, M: Maps>(
+    p: &mut P,
+    m: &M,
+    link: &Link,
+    mac: [u8; 6],
+    iface: u8,
+    bill: Bill,
+) -> Verdict {
+    let Some(eg) = egress(m, mac, iface) else {
+        return m.drop(p, reasons::NO_NEXT_HOP);
+    };
+    if crosses_vlan(p, link, eg) {
+        return m.drop(p, reasons::VLAN_MISMATCH);
+    }
+    if u32::from(bill.bytes) > eg.mtu {
+        return too_big(m, eg.mtu);
+    }
+    if p.put(
+        0,
+        Macs {
+            dst: mac,
+            src: eg.mac,
+        },
+    )
+    .is_none()
+    {
+        return m.drop(p, reasons::TRUNCATED);
+    }
+    m.count_frontend(bill.frontend, u64::from(bill.bytes));
+    leave(p, eg)
+}
+
+/// DSR by IPIP (RFC 2003): DF set, identification 0 (RFC 6864 allows it then), type of service copied.
+#[inline(always)]
+pub fn ipip<P: Packet, M: Maps>(
+    p: &mut P,
+    m: &M,
+    link: &Link,
+    be: &Backend4,
+    tos: u8,
+    bill: Bill,
+) -> Verdict {
+    let Some(eg) = egress(m, be.mac, be.iface) else {
+        return m.drop(p, reasons::NO_NEXT_HOP);
+    };
+    if crosses_vlan(p, link, eg) {
+        return m.drop(p, reasons::VLAN_MISMATCH);
+    }
+    let total = u32::from(bill.bytes).wrapping_add(IPV4_LEN as u32);
+    if total > eg.mtu || total > 0xffff {
+        return too_big(m, eg.mtu.saturating_sub(IPV4_LEN as u32));
+    }
+    let total = (total & 0xffff) as u16;
+    let csum = Sum(u64::from(be.csum))
+        .word(u16::from(tos))
+        .word(total)
+        .word(DF)
+        .finish();
+    let ip = Ipv4 {
+        vihl: 0x45,
+        tos,
+        len: U16::new(total),
+        id: U16::ZERO,
+        frag: U16::new(DF),
+        ttl: TTL,
+        proto: proto::IPIP,
+        csum: U16::new(csum),
+        src: eg.addr4,
+        dst: be.addr,
+    };
+    if p.grow_head(IPV4_LEN as i32).is_none() {
+        return m.drop(p, reasons::ADJUST_FAILED);
+    }
+    let macs = Macs {
+        dst: be.mac,
+        src: eg.mac,
+    };
+    let done = if link.len == ETH_LEN {
+        let eth = Eth {
+            dst: macs.dst,
+            src: macs.src,
+            kind: U16::new(ethertype::IPV4),
+        };
+        p.put(0, Outer4 { eth, ip })
+    } else {
+        put_tagged(p, link, macs, ethertype::IPV4).and_then(|()| p.put(link.len, ip))
+    };
+    if done.is_none() {
+        return m.drop(p, reasons::TRUNCATED);
+    }
+    m.count_frontend(bill.frontend, u64::from(bill.bytes));
+    leave(p, eg)
+}
+
+/// DSR by ip6ip6 (RFC 2473); traffic class and flow label copied, so that the path spreads flows as before.
+#[inline(always)]
+pub fn ip6ip6<P: Packet, M: Maps>(
+    p: &mut P,
+    m: &M,
+    link: &Link,
+    be: &Backend6,
+    vtf: U32,
+    bill: Bill,
+) -> Verdict {
+    let Some(eg) = egress(m, be.mac, be.iface) else {
+        return m.drop(p, reasons::NO_NEXT_HOP);
+    };
+    if crosses_vlan(p, link, eg) {
+        return m.drop(p, reasons::VLAN_MISMATCH);
+    }
+    if u32::from(bill.bytes).wrapping_add(IPV6_LEN as u32) > eg.mtu {
+        return too_big(m, eg.mtu.saturating_sub(IPV6_LEN as u32));
+    }
+    let ip = Ipv6 {
+        vtf,
+        len: U16::new(bill.bytes),
+        next: proto::IPV6,
+        hops: TTL,
+        src: eg.addr6,
+        dst: be.addr,
+    };
+    if p.grow_head(IPV6_LEN as i32).is_none() {
+        return m.drop(p, reasons::ADJUST_FAILED);
+    }
+    let macs = Macs {
+        dst: be.mac,
+        src: eg.mac,
+    };
+    let done = if link.len == ETH_LEN {
+        let eth = Eth {
+            dst: macs.dst,
+            src: macs.src,
+            kind: U16::new(ethertype::IPV6),
+        };
+        p.put(0, Outer6 { eth, ip })
+    } else {
+        put_tagged(p, link, macs, ethertype::IPV6).and_then(|()| p.put(link.len, ip))
+    };
+    if done.is_none() {
+        return m.drop(p, reasons::TRUNCATED);
+    }
+    m.count_frontend(bill.frontend, u64::from(bill.bytes));
+    leave(p, eg)
+}
+
+/// Writes addresses, tags and ethertype at the frame's start.
+#[inline(always)]
+pub fn put_tagged<P: Packet>(p: &mut P, link: &Link, macs: Macs, kind: u16) -> Option<()> {
+    let [outer, inner] = link.tags;
+    p.put(0, macs)?;
+    if link.len > ETH_LEN {
+        p.put(12, outer)?;
+    }
+    if link.len > ETH_LEN.wrapping_add(4) {
+        p.put(16, inner)?;
+    }
+    p.put(link.len.wrapping_sub(2), U16::new(kind))
+}
