@@ -176,6 +176,19 @@ pub struct Service {
     pub table_size: Option<u32>,
 }
 
+/// Cilium's Maglev table lengths, all prime: the only values of `table_size`.
+pub const TABLE_SIZES: [u32; 10] = [
+    251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131_071,
+];
+
+/// The smallest of [`TABLE_SIZES`] with at least 100 slots for each backend; the largest if none has.
+pub fn table_size_for(n_backends: usize) -> u32 {
+    let wanted = n_backends.saturating_mul(100);
+    let fits = |size: &&u32| usize::try_from(**size).is_ok_and(|size| size >= wanted);
+    let [.., largest] = TABLE_SIZES;
+    TABLE_SIZES.iter().find(fits).copied().unwrap_or(largest)
+}
+
 /// Special label with the Service's name, as selectors see it.
 pub const LABEL_SERVICE_NAME: &str = "io.kubernetes.service.name";
 /// Special label with the Service's namespace, as selectors see it.
@@ -235,6 +248,15 @@ mod tests {
         TrafficPolicy,
     };
     use crate::{name::ServiceName, selector::Labels};
+
+    #[test]
+    fn table_sizes_leave_a_hundred_slots_a_backend() {
+        let sizes = [0, 2, 3, 10, 655, 656, 1310, 1311, usize::MAX].map(super::table_size_for);
+        assert_eq!(
+            sizes,
+            [251, 251, 509, 1021, 65521, 131_071, 131_071, 131_071, 131_071]
+        );
+    }
 
     #[test]
     fn frontends_pair_families() {

@@ -1,0 +1,43 @@
+//! CRDs as objects and as files.
+//!
+//! `./x codegen` writes what [`files`] returns; a test fails while a file in the tree differs.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{CustomResourceExt as _, core::crd::merge_crds};
+
+use crate::{l2_announcement_policy, lb_ip_pool, schema};
+
+/// Every CRD that Fairlead needs, in a fixed order.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    let mut pool = merge_crds(
+        vec![
+            lb_ip_pool::v2::CiliumLoadBalancerIPPool::crd(),
+            lb_ip_pool::v2alpha1::CiliumLoadBalancerIPPool::crd(),
+        ],
+        "v2",
+    )
+    .expect("both versions are derived with the same group, kind and scope");
+    schema::finish(&mut pool, &["metadata", "spec"]);
+    let mut policy = l2_announcement_policy::v2alpha1::CiliumL2AnnouncementPolicy::crd();
+    // Cilium accepts a policy without a spec.
+    schema::finish(&mut policy, &["metadata"]);
+    vec![pool, policy]
+}
+
+/// Generated files: path below the root of the repository, and content.
+pub fn files() -> Vec<(String, String)> {
+    crds()
+        .into_iter()
+        .map(|crd| {
+            let yaml = serde_norway::to_string(&crd).expect("a CRD is plain data");
+            let path = format!("configs/crd/{}.yaml", crd.spec.names.plural);
+            (
+                path,
+                format!("# Generated from crates/api by `./x codegen`; do not edit.\n{yaml}"),
+            )
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

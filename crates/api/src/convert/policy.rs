@@ -1,0 +1,104 @@
+//! Pools and L2 policies.
+
+use std::net::IpAddr;
+
+use fairlead_model::{IpRange, L2Policy, Pool, PoolBlock};
+use ipnet::IpNet;
+use kube::ResourceExt as _;
+
+use super::{ConvertError, Problem, selector};
+use crate::{CiliumL2AnnouncementPolicy, CiliumLoadBalancerIPPool, lb_ip_pool::Block};
+
+/// A pool. What cannot be read is in `bad_blocks` and `selector`; the readable blocks are in force.
+pub fn pool(object: &CiliumLoadBalancerIPPool) -> Pool {
+    let (mut blocks, mut bad_blocks) = (Vec::new(), Vec::new());
+    for (idx, given) in object.spec.blocks.iter().flatten().enumerate() {
+        match block(idx, given) {
+            Ok(block) => blocks.push(block),
+            Err(e) => bad_blocks.push((e.field, e.problem.to_string())),
+        }
+    }
+    let allow_first_last = match object.spec.allow_first_last_ips.as_deref() {
+        None | Some("" | "Yes") => true,
+        Some("No") => false,
+        Some(other) => {
+            let field = "spec.allowFirstLastIPs".to_owned();
+            bad_blocks.push((field, format!("`{other}` is neither `Yes` nor `No`")));
+            true
+        }
+    };
+    Pool {
+        name: object.name_any(),
+        created: object
+            .creation_timestamp()
+            .map_or(i64::MAX, |time| time.0.as_second()),
+        blocks,
+        bad_blocks,
+        allow_first_last,
+        disabled: object.spec.disabled,
+        selector: selector(
+            "spec.serviceSelector",
+            object.spec.service_selector.as_ref(),
+        )
+        .map_err(|e| e.to_string()),
+    }
+}
+
+fn block(idx: usize, given: &Block) -> Result<PoolBlock, ConvertError> {
+    let field = |name: &str| format!("spec.blocks[{idx}].{name}");
+    let text = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
+    if let Some(cidr) = text(&given.cidr) {
+        let prefix: IpNet = cidr
+            .parse()
+            .map_err(|_not_a_prefix| ConvertError::new(field("cidr"), Problem::Prefix(cidr)))?;
+        refuse_mapped(&field("cidr"), prefix.addr())?;
+        return Ok(PoolBlock {
+            range: IpRange::from_prefix(prefix),
+            is_prefix: true,
+        });
+    }
+    let address = |name: &str, text: String| -> Result<IpAddr, ConvertError> {
+        let ip: IpAddr = text
+            .parse()
+            .map_err(|_not_an_address| ConvertError::new(field(name), Problem::Address(text)))?;
+        refuse_mapped(&field(name), ip)?;
+        Ok(ip)
+    };
+    let start = text(&given.start).ok_or_else(|| {
+        let remedy = "a block needs `cidr`, or `start` and optionally `stop`";
+        ConvertError::new(field("start"), Problem::Missing(remedy))
+    })?;
+    let start = address("start", start)?;
+    let stop = text(&given.stop).map_or(Ok(start), |stop| address("stop", stop))?;
+    let range = IpRange::new(start, stop).map_err(|e| ConvertError::new(field("stop"), e))?;
+    Ok(PoolBlock {
+        range,
+        is_prefix: false,
+    })
+}
+
+/// The API server refuses such addresses in a Service, so a pool of them could only ever fail.
+fn refuse_mapped(field: &str, ip: IpAddr) -> Result<(), ConvertError> {
+    match ip {
+        IpAddr::V6(six) if six.to_ipv4_mapped().is_some() => {
+            let text = six.to_string();
+            Err(ConvertError::new(field, Problem::MappedAddress(text)))
+        }
+        IpAddr::V4(_) | IpAddr::V6(_) => Ok(()),
+    }
+}
+
+/// An L2 announcement policy. Selectors that cannot be read are messages for its conditions.
+pub fn l2_policy(object: &CiliumL2AnnouncementPolicy) -> L2Policy {
+    let spec = &object.spec;
+    L2Policy {
+        name: object.name_any(),
+        node_selector: selector("spec.nodeSelector", spec.node_selector.as_ref())
+            .map_err(|e| e.to_string()),
+        service_selector: selector("spec.serviceSelector", spec.service_selector.as_ref())
+            .map_err(|e| e.to_string()),
+        interfaces: spec.interfaces.clone().unwrap_or_default(),
+        load_balancer_ips: spec.load_balancer_ips.unwrap_or_default(),
+        external_ips: spec.external_ips.unwrap_or_default(),
+    }
+}

@@ -1,0 +1,105 @@
+//! Every name that users, their tools or other controllers can meet, each written once.
+//!
+//! Cilium's words stay Cilium's; what we add is under `fairlead.io/`.
+
+/// API group of the Cilium kinds.
+pub const GROUP: &str = "cilium.io";
+
+/// `spec.loadBalancerClass` values.
+pub mod class {
+    /// Announced on the LAN.
+    pub const L2: &str = "io.cilium/l2-announcer";
+    /// Announced by BGP.
+    pub const BGP: &str = "io.cilium/bgp-control-plane";
+    /// Addresses of nodes.
+    pub const NODE: &str = "io.cilium/node";
+}
+
+/// Annotations on Services.
+pub mod annotation {
+    /// Requested addresses, a comma list. Hides [`IPS_OLD`] even when empty.
+    pub const IPS: &str = "lbipam.cilium.io/ips";
+    /// Former name of [`IPS`].
+    pub const IPS_OLD: &str = "io.cilium/lb-ipam-ips";
+    /// Services with equal keys may share an address.
+    pub const SHARING_KEY: &str = "lbipam.cilium.io/sharing-key";
+    /// Former name of [`SHARING_KEY`].
+    pub const SHARING_KEY_OLD: &str = "io.cilium/lb-ipam-sharing-key";
+    /// Namespaces that may share, a comma list or `*`.
+    pub const SHARING_CROSS_NAMESPACE: &str = "lbipam.cilium.io/sharing-cross-namespace";
+    /// Former name of [`SHARING_CROSS_NAMESPACE`].
+    pub const SHARING_CROSS_NAMESPACE_OLD: &str = "io.cilium/lb-ipam-sharing-cross-namespace";
+    /// Cilium's forwarding mode: `dsr` or `snat`.
+    pub const FORWARDING_MODE_CILIUM: &str = "service.cilium.io/forwarding-mode";
+    /// Ours: `auto`, `snat`, `dsr-l2` or `dsr-ipip`; wins over Cilium's.
+    pub const FORWARDING_MODE: &str = "fairlead.io/forwarding-mode";
+    /// Length of the Service's Maglev table: written once by the operator, or by the user.
+    pub const MAGLEV_TABLE_SIZE: &str = "fairlead.io/maglev-table-size";
+}
+
+/// Labels that mean something to us.
+pub mod label {
+    /// Kubernetes: the node takes no traffic of external load balancers.
+    pub const NODE_EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+    /// Kubernetes: the Service that an EndpointSlice belongs to.
+    pub const SLICE_SERVICE: &str = "kubernetes.io/service-name";
+    /// Who keeps a CRD current.
+    pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+    /// On CRDs that Cilium's own operator keeps current: its schema version.
+    pub const CILIUM_SCHEMA_VERSION: &str = "io.cilium.k8s.crd.schema.version";
+    pub use fairlead_model::service::{LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE};
+}
+
+/// Taints that mean something to us.
+pub mod taint {
+    /// The cluster autoscaler is about to delete the node.
+    pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+}
+
+/// Condition types.
+pub mod condition {
+    /// On a Service: whether LB-IPAM gave it what it asked for.
+    pub const IPAM_REQUEST_SATISFIED: &str = "cilium.io/IPAMRequestSatisfied";
+    /// On a pool: it shares addresses with an older one and gives out nothing new.
+    pub const POOL_CONFLICT: &str = "cilium.io/PoolConflict";
+    /// On a pool: decimal count of addresses, in the message.
+    pub const IPS_TOTAL: &str = "cilium.io/IPsTotal";
+    /// On a pool: decimal count of free addresses, in the message.
+    pub const IPS_AVAILABLE: &str = "cilium.io/IPsAvailable";
+    /// On a pool: decimal count of used and reserved addresses, in the message.
+    pub const IPS_USED: &str = "cilium.io/IPsUsed";
+    /// On a pool, ours: a block or the selector cannot be read; the rest of the pool is in force.
+    pub const POOL_INVALID: &str = "fairlead.io/PoolInvalid";
+    /// On an L2 policy: `spec.nodeSelector` cannot be read.
+    pub const BAD_NODE_SELECTOR: &str = "io.cilium/bad-node-selector";
+    /// On an L2 policy: `spec.serviceSelector` cannot be read.
+    pub const BAD_SERVICE_SELECTOR: &str = "io.cilium/bad-service-selector";
+    /// On an L2 policy: an entry of `spec.interfaces` is no regular expression.
+    pub const BAD_INTERFACE_REGEX: &str = "io.cilium/bad-interface-regex";
+    /// On a Service, ours: a foreign station answers for its address; the message holds its MAC.
+    pub const ADDRESS_CONFLICT: &str = "fairlead.io/AddressConflict";
+    /// On a Service, ours: programmed and announced, or what is in the way.
+    pub const ANNOUNCED: &str = "fairlead.io/Announced";
+    /// On a Service, ours: whether established flows survive a move of the VIP, and why not.
+    pub const FLOWS_SURVIVE: &str = "fairlead.io/FlowsSurvive";
+    /// On a Service, ours: an annotation or field cannot be read and its default is used.
+    pub const SERVICE_INVALID: &str = "fairlead.io/ServiceInvalid";
+}
+
+/// Field managers of our writes.
+pub mod manager {
+    /// LB-IPAM, in the operator.
+    pub const LB_IPAM: &str = "cilium-operator-lb-ipam";
+    /// L2 announcements, in each agent.
+    pub const L2: &str = "cilium-agent-l2-announcer";
+    /// The operator's other writes: Maglev table sizes, CRDs.
+    pub const OPERATOR: &str = "fairlead-operator";
+}
+
+/// Prefix of the Lease that shows who owns a Service's addresses: then namespace, `-`, name.
+pub const LEASE_PREFIX: &str = "cilium-l2announce-";
+
+/// Name of the Lease for one ownership group, by its first Service.
+pub fn lease_name(service: &fairlead_model::ServiceName) -> String {
+    format!("{LEASE_PREFIX}{}-{}", service.namespace(), service.name())
+}

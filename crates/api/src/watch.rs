@@ -1,0 +1,155 @@
+//! From watch streams to complete snapshots.
+//!
+//! ```text
+//! Services ────────┐
+//! EndpointSlices ──┤ kube watchers   SnapshotDriver              watch::channel (newest wins)
+//! Nodes ───────────┼───(merged)────▶ SnapshotBuilder ──────────▶ Arc<Snapshot>, generation n, n+1, ...
+//! L2 policies ─────┘                      └────────────────────▶ Problems: what cannot be read
+//! ```
+//!
+//! Invariant (style.md I6): a [`Snapshot`] leaves here only after every initial list is complete, and a cut watch or a
+//! new list never shows fewer objects than there are. One task owns everything; there is no queue that could fill:
+//! a slow reader sees the newest snapshot and skips those between. Read [`builder`] for the joining, which is pure.
+
+pub mod builder;
+pub mod feed;
+mod table;
+
+use std::{fmt, sync::Arc};
+
+use fairlead_model::Snapshot;
+use futures::{FutureExt as _, StreamExt as _};
+use kube::Client;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::convert::ConvertError;
+use builder::{Change, SnapshotBuilder};
+
+/// Most events taken together before a snapshot is published, so that an endless storm still publishes.
+const BATCH: usize = 8192;
+
+/// An object that a problem is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectRef {
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its namespace; empty for objects without.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+/// What cannot be read, in the order of objects.
+pub type Problems = Arc<Vec<(ObjectRef, ConvertError)>>;
+
+/// Watches of everything that an agent acts on, before the first lists are complete.
+pub struct SnapshotSource {
+    pump: Pump,
+}
+
+impl SnapshotSource {
+    /// Begins nothing yet; [`Self::ready`] does.
+    pub fn new(client: &Client) -> Self {
+        Self {
+            pump: Pump {
+                feed: feed::all(client),
+                builder: SnapshotBuilder::default(),
+                problems: watch::Sender::new(Problems::default()),
+            },
+        }
+    }
+
+    /// What cannot be read, now and later.
+    pub fn problems(&self) -> watch::Receiver<Problems> {
+        self.pump.problems.subscribe()
+    }
+
+    /// Waits until every initial list is complete: then the receiver holds the first snapshot, and the driver, to be
+    /// run by the caller's supervisor, keeps it current. `None` if `stop` fires first. An API server that is away, a
+    /// missing permission or a CRD not yet installed is logged and tried again for as long as it takes.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the watches.
+    pub async fn ready(
+        self,
+        stop: &CancellationToken,
+    ) -> Option<(watch::Receiver<Arc<Snapshot>>, SnapshotDriver)> {
+        let mut pump = self.pump;
+        loop {
+            pump.next_batch(stop).await?;
+            if let Some(first) = pump.builder.build() {
+                let (snapshots, receiver) = watch::channel(first);
+                return Some((receiver, SnapshotDriver { pump, snapshots }));
+            }
+        }
+    }
+}
+
+/// Keeps the snapshot current.
+pub struct SnapshotDriver {
+    pump: Pump,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+}
+
+impl SnapshotDriver {
+    /// Runs until `stop` fires.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the watches; the last snapshot stays readable.
+    pub async fn run(mut self, stop: CancellationToken) {
+        while self.pump.next_batch(&stop).await.is_some() {
+            if let Some(next) = self.pump.builder.build() {
+                tracing::debug!(r#gen = next.generation.0, "snapshot");
+                self.snapshots.send_replace(next);
+            }
+        }
+    }
+}
+
+/// The streams and what has been made of them.
+struct Pump {
+    feed: feed::Feed,
+    builder: SnapshotBuilder,
+    problems: watch::Sender<Problems>,
+}
+
+impl Pump {
+    /// Waits for one event, then takes whatever has already arrived with it; `None` when told to stop.
+    async fn next_batch(&mut self, stop: &CancellationToken) -> Option<()> {
+        let first = tokio::select! {
+            () = stop.cancelled() => return None,
+            change = self.feed.next() => change.expect("watchers never end"),
+        };
+        self.take(first);
+        for _ in 1..BATCH {
+            match self.feed.next().now_or_never() {
+                Some(Some(change)) => self.take(change),
+                Some(None) | None => break,
+            }
+        }
+        if let Some(problems) = self.builder.take_problems() {
+            for (object, error) in &problems {
+                tracing::warn!(reason = error.reason(), %error, "cannot read all of {object}");
+            }
+            self.problems.send_replace(Arc::new(problems));
+        }
+        Some(())
+    }
+
+    fn take(&mut self, change: Option<Change>) {
+        if let Some(change) = change {
+            self.builder.apply(change);
+        }
+    }
+}
