@@ -61,8 +61,10 @@ pub struct L2Entry {
     pub mac: [u8; 6],
     /// Cell in `L2_CELLS`.
     pub cell: u16,
+    /// Epoch of the claim under which the address is owned; the programs do not read it, a restarted agent claims with it again.
+    pub epoch: u64,
 }
-layout!(L2Entry: size 32, align 8; cell_epoch 0, candidates 8, responses 16, mac 24, cell 30);
+layout!(L2Entry: size 40, align 8; cell_epoch 0, candidates 8, responses 16, mac 24, cell 30, epoch 32);
 
 /// One interface's deadline. Writer: the heartbeat thread, through the mapping; each field is one aligned 8-byte store.
 #[derive(
