@@ -15,6 +15,7 @@ pub mod label_selector;
 pub mod lb_ip_pool;
 pub mod names;
 mod schema;
+pub mod view;
 pub mod watch;
 
 pub use codegen::crds;
