@@ -6,15 +6,6 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::root;
 
-/// The binaries that a machine runs.
-const BINARIES: &[&str] = &[
-    "fairlead-agent",
-    "fairlead-operator",
-    "fairlead-appliance",
-    "fairlead-cli",
-    "fairlead-lab",
-];
-
 /// cargo at the repository's root.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -42,10 +33,8 @@ pub(crate) fn step(what: &str, mut command: Command) -> Result<()> {
 
 /// Builds every binary that a machine runs.
 pub(crate) fn build(release: bool) -> Result<()> {
-    let mut command = cargo(&["build"]);
-    for name in BINARIES {
-        command.args(["-p", name]);
-    }
+    // The whole workspace, not a list of packages: with another selection cargo unifies features differently and builds dependencies again.
+    let mut command = cargo(&["build", "--workspace", "--bins"]);
     if release {
         command.arg("--release");
     }
