@@ -8,13 +8,18 @@ mod frame;
 mod maps;
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};
-use fairlead_logic::{ingress, l2};
+use fairlead_logic::{ingress, l2, rare};
 
 use crate::{frame::Frame, maps::Kern};
 
 #[xdp]
 pub fn lb_ingress(ctx: XdpContext) -> u32 {
     Frame::new(ctx).run(|frame| ingress::run(frame, &Kern))
+}
+
+#[xdp]
+pub fn lb_rare(ctx: XdpContext) -> u32 {
+    Frame::new(ctx).run(|frame| rare::run(frame, &Kern))
 }
 
 #[xdp]

@@ -30,7 +30,10 @@ pub mod hash;
 pub mod ingress;
 pub mod l2;
 pub mod output;
+pub mod parse;
+pub mod rare;
 pub mod select;
+pub mod transition;
 pub mod wire;
 
 /// A received frame. Offsets count from the start of the Ethernet header.

@@ -2,7 +2,10 @@
 
 use fairlead_abi::lb::{self, Backend4, Backend6, FrontendValue, SlotTable, frontend_flags};
 
-use crate::{Maps, hash, wire::addr_eq};
+use crate::{
+    Maps, hash,
+    wire::{addr_eq, mapped, unmapped},
+};
 
 /// Slot of an interface in `IFACES`.
 #[inline(always)]
@@ -99,4 +102,66 @@ pub fn backend4<'m, M: Maps>(m: &'m M, fe: &FrontendValue, index: u16) -> Option
 #[inline(always)]
 pub fn backend6<'m, M: Maps>(m: &'m M, fe: &FrontendValue, index: u16) -> Option<&'m Backend6> {
     m.backend6(fe.backend_base.wrapping_add(u32::from(index)))
+}
+
+/// Index of a frontend (or with port and protocol 0 of a VIP), whatever the family; `port` in network order.
+#[inline(always)]
+pub fn find<M: Maps>(m: &M, v6: bool, addr: &[u8; 16], port: [u8; 2], proto: u8) -> Option<u32> {
+    let port = u16::from_be_bytes(port);
+    if v6 {
+        find6(m, addr, port, proto)
+    } else {
+        find4(m, u32::from_be_bytes(unmapped(addr)), port, proto)
+    }
+}
+
+/// A backend, whatever the family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// IPv4 in its mapped form.
+    pub addr: [u8; 16],
+    /// Network order.
+    pub port: [u8; 2],
+    pub mac: [u8; 6],
+    pub iface: u8,
+    /// See `abi::lb::backend_flags`.
+    pub flags: u8,
+}
+
+/// The backend with this index of the frontend.
+#[inline(always)]
+pub fn target<M: Maps>(m: &M, v6: bool, fe: &FrontendValue, index: u16) -> Option<Target> {
+    if v6 {
+        let be = backend6(m, fe, index)?;
+        Some(Target {
+            addr: be.addr,
+            port: be.port,
+            mac: be.mac,
+            iface: be.iface,
+            flags: be.flags,
+        })
+    } else {
+        let be = backend4(m, fe, index)?;
+        let addr = mapped(be.addr);
+        Some(Target {
+            addr,
+            port: be.port,
+            mac: be.mac,
+            iface: be.iface,
+            flags: be.flags,
+        })
+    }
+}
+
+/// Flags of a backend; none if there is no such backend.
+#[inline(always)]
+pub fn backend_flags<M: Maps>(m: &M, v6: bool, fe: &FrontendValue, index: u16) -> u8 {
+    if u32::from(index) >= fe.n_backends {
+        return 0;
+    }
+    if v6 {
+        backend6(m, fe, index).map_or(0, |be| be.flags)
+    } else {
+        backend4(m, fe, index).map_or(0, |be| be.flags)
+    }
 }
