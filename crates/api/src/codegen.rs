@@ -30,6 +30,7 @@ pub fn files() -> Vec<(String, String)> {
         .into_iter()
         .map(|crd| {
             let yaml = serde_norway::to_string(&crd).expect("a CRD is plain data");
+            let yaml: String = yaml.lines().map(|line| quoted(line) + "\n").collect();
             let path = format!("configs/crd/{}.yaml", crd.spec.names.plural);
             (
                 path,
@@ -37,6 +38,17 @@ pub fn files() -> Vec<(String, String)> {
             )
         })
         .collect()
+}
+
+/// kubectl reads YAML 1.1, where a plain `Yes` is a boolean: such words are quoted.
+fn quoted(line: &str) -> String {
+    let at = line.rfind(' ').map_or(0, |at| at + 1);
+    let (head, word) = line.split_at(at);
+    let is_value = head.ends_with("- ") || head.ends_with(": ");
+    match word.to_ascii_lowercase().as_str() {
+        "y" | "n" | "yes" | "no" | "on" | "off" if is_value => format!("{head}\"{word}\""),
+        _ => line.to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -61,6 +61,7 @@ pub(crate) fn finish(crd: &mut CustomResourceDefinition, required: &[&str]) {
         crate::names::label::MANAGED_BY.to_owned(),
         "fairlead".to_owned(),
     );
+    crd.spec.names.list_kind = Some(format!("{}List", crd.spec.names.kind));
     for version in &mut crd.spec.versions {
         let root = version
             .schema
@@ -68,6 +69,7 @@ pub(crate) fn finish(crd: &mut CustomResourceDefinition, required: &[&str]) {
             .and_then(|s| s.open_api_v3_schema.as_mut());
         let Some(root) = root else { continue };
         each(root, &mut |node| node.nullable = None);
+        root.title = None;
         root.required = Some(required.iter().map(|&r| r.to_owned()).collect());
         let envelope = root.properties.get_or_insert_default();
         for (name, kind) in [

@@ -15,7 +15,7 @@ pub mod builder;
 pub mod feed;
 mod table;
 
-use std::{fmt, sync::Arc};
+use std::{convert::Infallible, fmt, sync::Arc};
 
 use fairlead_model::Snapshot;
 use futures::{FutureExt as _, StreamExt as _};
@@ -103,17 +103,18 @@ pub struct SnapshotDriver {
 }
 
 impl SnapshotDriver {
-    /// Runs until `stop` fires.
+    /// Runs until `stop` fires; fits a supervisor's `spawn`.
     ///
     /// # Cancel safety
     /// Dropping the future ends the watches; the last snapshot stays readable.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
         while self.pump.next_batch(&stop).await.is_some() {
             if let Some(next) = self.pump.builder.build() {
                 tracing::debug!(r#gen = next.generation.0, "snapshot");
                 self.snapshots.send_replace(next);
             }
         }
+        Ok(())
     }
 }
 

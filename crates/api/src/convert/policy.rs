@@ -48,9 +48,8 @@ fn block(idx: usize, given: &Block) -> Result<PoolBlock, ConvertError> {
     let field = |name: &str| format!("spec.blocks[{idx}].{name}");
     let text = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
     if let Some(cidr) = text(&given.cidr) {
-        let prefix: IpNet = cidr
-            .parse()
-            .map_err(|_not_a_prefix| ConvertError::new(field("cidr"), Problem::Prefix(cidr)))?;
+        let prefix =
+            prefix(&cidr).ok_or_else(|| ConvertError::new(field("cidr"), Problem::Prefix(cidr)))?;
         refuse_mapped(&field("cidr"), prefix.addr())?;
         return Ok(PoolBlock {
             range: IpRange::from_prefix(prefix),
@@ -75,6 +74,12 @@ fn block(idx: usize, given: &Block) -> Result<PoolBlock, ConvertError> {
         range,
         is_prefix: false,
     })
+}
+
+/// Strict, unlike `IpNet`'s own parser: `010.0.0.0/8` passes the schema and could mean 8 or 10.
+fn prefix(text: &str) -> Option<IpNet> {
+    let (address, len) = text.split_once('/')?;
+    IpNet::new(address.parse().ok()?, len.parse().ok()?).ok()
 }
 
 /// The API server refuses such addresses in a Service, so a pool of them could only ever fail.
