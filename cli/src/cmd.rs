@@ -1,0 +1,159 @@
+//! The command line: one file per command.
+
+pub mod explain_svc;
+pub mod ippool_list;
+pub mod l2_list;
+pub mod service_list;
+pub mod status;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use fairlead_observe::{Format, Render, Timestamp};
+
+use crate::{error::CliError, source::Source};
+
+/// What a command has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Ends with a newline.
+    pub text: String,
+    /// 0, or 1 if what was asked for is broken.
+    pub exit_code: u8,
+    /// It belongs on standard error.
+    pub is_error: bool,
+}
+
+/// Ask Fairlead how it is doing, what it announces, and why a Service does not work.
+#[derive(Debug, Parser)]
+#[command(
+    name = "fairlead",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The agent to ask: path of its socket, or http://HOST:PORT [default: the only one in /run/fairlead]
+    #[arg(long, global = true, value_name = "SOCKET", env = "FAIRLEAD_AGENT")]
+    pub agent: Option<String>,
+    /// Ask the API server of this kubeconfig instead of an agent; what only nodes know is then left open
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// How to write the answer: table, json or yaml
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "table"
+    )]
+    pub output: Format,
+}
+
+/// What to ask.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// How this node is doing: API server, interfaces, peers, counters, problems
+    Status,
+    /// Services and what clients dial
+    #[command(subcommand, visible_alias = "svc")]
+    Service(ServiceCommand),
+    /// Address pools
+    #[command(subcommand, visible_alias = "pool")]
+    Ippool(IppoolCommand),
+    /// VIPs announced on the LAN
+    #[command(subcommand)]
+    L2(L2Command),
+    /// Walk the chain from an object to its packets and name the first broken link; exit code 1 if there is one
+    #[command(subcommand)]
+    Explain(ExplainCommand),
+}
+
+/// `fairlead service ...`
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// List frontends with mode, backends ready of all, owner, and packets forwarded and dropped here
+    List,
+}
+
+/// `fairlead ippool ...`
+#[derive(Debug, Subcommand)]
+pub enum IppoolCommand {
+    /// List pools with their state and how full they are
+    List,
+}
+
+/// `fairlead l2 ...`
+#[derive(Debug, Subcommand)]
+pub enum L2Command {
+    /// List VIPs with their owner, since when it is the owner, and why
+    List,
+}
+
+/// `fairlead explain ...`
+#[derive(Debug, Subcommand)]
+pub enum ExplainCommand {
+    /// The chain of a Service
+    #[command(visible_alias = "service")]
+    Svc(explain_svc::Args),
+}
+
+/// What every command works with.
+pub struct Context {
+    /// Whom to ask.
+    pub source: Source,
+    /// How to answer.
+    pub format: Format,
+    /// What ages are counted up to.
+    pub now: Timestamp,
+}
+
+impl Context {
+    /// A view as output with exit code 0.
+    ///
+    /// # Errors
+    /// [`CliError::Render`].
+    pub fn output<V: Render>(&self, view: &V) -> Result<Output, CliError> {
+        Ok(Output {
+            text: view.render(self.format, self.now)?,
+            exit_code: 0,
+            is_error: false,
+        })
+    }
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// [`CliError`].
+///
+/// # Cancel safety
+/// Nothing is changed by any command.
+pub async fn run(cli: Cli, now: Timestamp) -> Result<Output, CliError> {
+    let Global {
+        agent,
+        kubeconfig,
+        output,
+    } = cli.global;
+    let context = Context {
+        source: Source::choose(agent.as_deref(), kubeconfig.as_deref()).await?,
+        format: output,
+        now,
+    };
+    match cli.command {
+        Command::Status => status::run(&context).await,
+        Command::Service(ServiceCommand::List) => service_list::run(&context).await,
+        Command::Ippool(IppoolCommand::List) => ippool_list::run(&context).await,
+        Command::L2(L2Command::List) => l2_list::run(&context).await,
+        Command::Explain(ExplainCommand::Svc(args)) => explain_svc::run(&context, &args).await,
+    }
+}

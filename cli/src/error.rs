@@ -1,0 +1,87 @@
+//! What can go wrong, and what to do about it.
+
+use std::{fmt, io, path::PathBuf, time::Duration};
+
+use fairlead_observe::{ClientError, RenderError};
+use miette::Diagnostic;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The agent could not be asked.
+    #[error(transparent)]
+    Agent(#[from] ClientError),
+    /// The kubeconfig cannot be used.
+    #[error("the kubeconfig {} cannot be used", path.display())]
+    Kubeconfig {
+        /// Where it should be.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: kube::config::KubeconfigError,
+    },
+    /// No client can be made from the kubeconfig.
+    #[error("no connection can be made from this kubeconfig")]
+    Connection(#[source] Box<kube::Error>),
+    /// The API server refused or did not answer.
+    #[error("asking the API server for {what}")]
+    Api {
+        /// Plural of the kind.
+        what: &'static str,
+        /// What it said.
+        source: Box<kube::Error>,
+    },
+    /// The API server's lists did not come in time.
+    #[error("the API server did not send its lists within {} s", .0.as_secs())]
+    ApiSilent(Duration),
+    /// Only an agent can answer.
+    #[error("only an agent can answer this, and --kubeconfig asks the API server")]
+    NeedsAgent,
+    /// The view could not be written.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    /// Standard output is gone.
+    #[error("writing the answer")]
+    Write(#[source] io::Error),
+    /// No runtime.
+    #[error("starting the runtime")]
+    Runtime(#[source] io::Error),
+}
+
+impl CliError {
+    /// The closed word for the book.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Agent(error) => error.reason(),
+            Self::Kubeconfig { .. } | Self::Connection(_) => "BadKubeconfig",
+            Self::Api { .. } => "ApiRefused",
+            Self::ApiSilent(_) => "ApiSilent",
+            Self::NeedsAgent => "NeedsAgent",
+            Self::Render(error) => error.reason(),
+            Self::Write(_) => "NotWritable",
+            Self::Runtime(_) => "NoRuntime",
+        }
+    }
+}
+
+impl Diagnostic for CliError {
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        Some(Box::new(self.reason()))
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        let text = match self {
+            Self::Agent(error) => error.remedy()?,
+            Self::Kubeconfig { .. } | Self::Connection(_) => {
+                "name a readable kubeconfig: an appliance writes one to STATE_DIR/admin.kubeconfig"
+                    .to_owned()
+            }
+            Self::Api { .. } | Self::ApiSilent(_) => {
+                "check that the API server of this kubeconfig runs and that you may read: `kubectl get svc -A`"
+                    .to_owned()
+            }
+            Self::NeedsAgent => "leave --kubeconfig out, or name an agent with --agent".to_owned(),
+            Self::Render(_) | Self::Write(_) | Self::Runtime(_) => return None,
+        };
+        Some(Box::new(text))
+    }
+}
