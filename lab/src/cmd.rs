@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod check;
 mod echo;
+mod exec;
 mod lint;
+mod run;
 mod updown;
 
 /// Topologies as data, checks as code, and the network-namespace runner.
@@ -26,10 +29,27 @@ pub enum Command {
     Check(LabArgs),
     /// Remove a lab and everything that runs in it.
     Down(LabArgs),
+    /// The main job on real input: two appliances, manifests, requests, and a node that dies.
+    Run(run::RunArgs),
+    /// Measure how long VIPs are dark when their owner dies, over many rounds.
+    BenchFailover(bench::BenchArgs),
+    /// Run a command in a node of a lab.
+    Exec(exec::ExecArgs),
+    /// Ask one of the lab's servers for its name.
+    Ask(exec::AskArgs),
     /// Check every topology file against the subset of containerlab's format used here.
     Lint(lint::LintArgs),
     /// Serve TCP and UDP echo: what the lab's servers run.
     Echo(echo::EchoArgs),
+}
+
+/// How results are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    Text,
+    /// For programs: results only, on standard output.
+    Json,
 }
 
 /// Which lab.
@@ -84,9 +104,19 @@ pub fn run(cli: Cli) -> miette::Result<()> {
         Command::Up(args) => updown::up(&args),
         Command::Check(args) => check::check(&args),
         Command::Down(args) => updown::down(&args),
+        Command::Run(args) => run::run(&args),
+        Command::BenchFailover(args) => bench::bench(&args),
+        Command::Exec(args) => exec::exec(&args),
+        Command::Ask(args) => exec::ask(&args),
         Command::Lint(args) => lint::lint(&args),
         Command::Echo(args) => echo::echo(&args),
     }
+}
+
+/// Writes one line of progress to standard error.
+pub(crate) fn tell(line: impl std::fmt::Display) {
+    use std::io::Write as _;
+    writeln!(std::io::stderr(), "{line}").ok();
 }
 
 /// Writes one line to standard output; a closed pipe is the reader's choice.

@@ -4,10 +4,12 @@
 //! `traffic.rs` holds clients and servers that measure, `drive.rs` the main job on a running lab.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod checks;
 pub mod clab;
 pub mod clock;
 pub mod cmd;
+pub mod drive;
 pub mod error;
 pub mod node;
 pub mod plan;

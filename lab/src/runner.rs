@@ -161,9 +161,39 @@ impl Lab {
         &self.state.lab
     }
 
+    /// Folder of the programs that its nodes find first.
+    pub fn bin_dir(&self) -> &Path {
+        &self.state.bin_dir
+    }
+
     /// Folder of its state and logs; gone after `down`.
     pub fn dir(&self) -> PathBuf {
         state::dir(&self.state.lab)
+    }
+
+    /// Folder on the machine that `node` sees as `/run/fairlead`.
+    pub fn run_dir(&self, node: &str) -> PathBuf {
+        self.dir().join("run").join(node)
+    }
+
+    /// The other end of the link at `node`'s `interface`: node and interface.
+    pub fn across(&self, node: &str, interface: &str) -> Result<(String, String), LabError> {
+        let topology = crate::clab::load(&self.state.file)?;
+        let missing = || LabError::NoNode {
+            lab: self.state.lab.clone(),
+            node: format!("{node}:{interface}"),
+        };
+        let is = |end: &crate::clab::Endpoint| end.node == node && end.interface == interface;
+        let across = topology
+            .topology
+            .links
+            .iter()
+            .find_map(|link| match link.ends() {
+                [a, b] if is(&a) => Some((b.node, b.interface)),
+                [a, b] if is(&b) => Some((a.node, a.interface)),
+                _ => None,
+            });
+        across.ok_or_else(missing)
     }
 
     /// Starts `argv` in `node`, output to `NAME.log`, and registers it so that `down` ends it.
@@ -279,8 +309,15 @@ impl Lab {
         fs::write(&view, []).map_err(LabError::io(|| format!("make {}", view.display())))?;
         let hold = format!("--mount={}", view.display());
         host(&["unshare", &hold, "--propagation", "slave", "true"])?;
+        let run = self.run_dir(node);
+        for dir in [&run, &PathBuf::from("/run/fairlead")] {
+            fs::create_dir_all(dir).map_err(LabError::io(|| format!("make {}", dir.display())))?;
+        }
         let node = self.node(node)?;
-        node.run(&["mount", "-t", "sysfs", "sysfs", "/sys"])
+        node.run(&["mount", "-t", "sysfs", "sysfs", "/sys"])?;
+        // As in a container, what the node's processes leave in /run is the node's alone.
+        let run = run.display().to_string();
+        node.run(&["mount", "--bind", &run, "/run/fairlead"])
             .map(drop)
     }
 

@@ -1,12 +1,12 @@
 //! What holds in `main.clab.yml` before any load balancer runs: the LAN itself is sound, so that a
 //! failure of the main job is a failure of the product.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
 
 use super::Check;
 use crate::error::LabError;
 use crate::runner::Lab;
+use crate::traffic::ask;
 use crate::traffic::requests::{requests, upload};
 
 /// TCP port of the lab's servers.
@@ -101,30 +101,14 @@ fn udp_reaches(server: &'static str, address: IpAddr) -> Check {
         format!("the client reaches {server} at {address} by UDP"),
         move |lab| {
             let target = SocketAddr::new(address, UDP_PORT);
-            let answer = lab.node("client")?.in_netns(|| ask(target))?;
-            let expected = format!("hello {server}");
+            let answer = lab.node("client")?.in_netns(|| ask::udp(target))?;
             Ok(match answer {
-                Ok(answer) if answer == expected => None,
+                Ok(answer) if answer == server => None,
                 Ok(answer) => Some(format!("it answers `{answer}`")),
                 Err(e) => Some(e.to_string()),
             })
         },
     )
-}
-
-fn ask(target: SocketAddr) -> std::io::Result<String> {
-    let any: IpAddr = if target.is_ipv4() {
-        [0; 4].into()
-    } else {
-        [0u16; 8].into()
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(target)?;
-    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
-    socket.send(b"hello")?;
-    let mut buffer = [0; 64];
-    let length = socket.recv(&mut buffer)?;
-    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
 fn upload_reaches(server: &'static str, address: IpAddr) -> Check {

@@ -1,13 +1,17 @@
 //! `up` and `down`.
 
+use miette::IntoDiagnostic as _;
+
 use super::{LabArgs, say};
 use crate::clab;
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, Step};
 use crate::runner::Lab;
 
 /// Builds the lab, unless it is up already.
 pub(super) fn up(args: &LabArgs) -> miette::Result<()> {
-    let lab = bring_up(args)?;
+    let lab = bring_up(args, |done, total, step| {
+        say(format_args!("[{done:>3}/{total}] {step}"));
+    })?;
     say(format_args!(
         "lab {} is up: {}",
         lab.name(),
@@ -30,15 +34,19 @@ pub(super) fn down(args: &LabArgs) -> miette::Result<()> {
     Ok(())
 }
 
-/// Builds the lab of `args`, a line for each step.
-pub(crate) fn bring_up(args: &LabArgs) -> miette::Result<Lab> {
+/// Builds the lab of `args`; `progress` gets the number of the step, how many there are, and it.
+pub(crate) fn bring_up(
+    args: &LabArgs,
+    progress: impl Fn(usize, usize, &Step),
+) -> miette::Result<Lab> {
     let plan = plan_of(args)?;
     let total = plan.steps.len();
     let mut done = 0;
     let bin_dir = args.bin_dir()?;
-    let lab = Lab::up(&plan, &args.file(), &bin_dir, &mut |step| {
+    let file = args.file().canonicalize().into_diagnostic()?;
+    let lab = Lab::up(&plan, &file, &bin_dir, &mut |step| {
         done += 1;
-        say(format_args!("[{done:>3}/{total}] {step}"));
+        progress(done, total, step);
     })?;
     Ok(lab)
 }

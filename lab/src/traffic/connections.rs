@@ -45,6 +45,17 @@ pub struct Outcome {
     pub why: BTreeMap<String, usize>,
 }
 
+impl Outcome {
+    /// Adds what became of another set.
+    pub fn add(&mut self, other: Self) {
+        self.asked += other.asked;
+        self.broken += other.broken;
+        for (why, count) in other.why {
+            *self.why.entry(why).or_default() += count;
+        }
+    }
+}
+
 impl Connections {
     /// Opens `count` connections from `node` to `target`; all must open.
     pub fn open(

@@ -1,12 +1,13 @@
 //! Probes at a fixed pace, each an attempt of its own, from which [`super::dark`] tells darkness.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::ask::any;
 use super::dark::Sample;
 use crate::clock;
 use crate::error::LabError;
@@ -103,11 +104,7 @@ fn paced(shared: &Shared, every: Duration, mut send: impl FnMut(Duration)) {
 }
 
 fn udp(target: SocketAddr, shared: &Arc<Shared>) -> std::io::Result<Vec<Sample>> {
-    let local: SocketAddr = match target {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(local)?;
+    let socket = UdpSocket::bind((any(target), 0))?;
     let answers = socket.try_clone()?;
     answers.set_read_timeout(Some(Duration::from_millis(20)))?;
     let theirs = Arc::clone(shared);

@@ -2,17 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::thread;
-use std::time::Duration;
 
+use super::ask::{connect, tcp};
 use super::connections::{line, word};
 use super::proto;
 use crate::error::LabError;
 use crate::node::Node;
 
-/// How long a request may take.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// Requests under way at once.
 const WORKERS: usize = 8;
 
@@ -29,6 +27,20 @@ pub struct Outcome {
     pub why: BTreeMap<String, usize>,
 }
 
+impl Outcome {
+    /// Adds what became of other requests.
+    pub fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.failed += other.failed;
+        for (server, count) in other.spread {
+            *self.spread.entry(server).or_default() += count;
+        }
+        for (why, count) in other.why {
+            *self.why.entry(why).or_default() += count;
+        }
+    }
+}
+
 /// Makes `count` requests from `node` to `target`.
 pub fn requests(node: &Node, target: SocketAddr, count: usize) -> Result<Outcome, LabError> {
     let answers = node.in_netns(|| {
@@ -36,7 +48,7 @@ pub fn requests(node: &Node, target: SocketAddr, count: usize) -> Result<Outcome
             let share = |worker| count / WORKERS + usize::from(worker < count % WORKERS);
             let workers: Vec<_> = (0..WORKERS)
                 .map(|w| {
-                    scope.spawn(move || (0..share(w)).map(|_| request(target)).collect::<Vec<_>>())
+                    scope.spawn(move || (0..share(w)).map(|_| tcp(target)).collect::<Vec<_>>())
                 })
                 .collect();
             let finish = |w: thread::ScopedJoinHandle<'_, Vec<_>>| {
@@ -65,17 +77,6 @@ pub fn requests(node: &Node, target: SocketAddr, count: usize) -> Result<Outcome
     Ok(outcome)
 }
 
-fn request(target: SocketAddr) -> io::Result<String> {
-    let mut stream = connect(target)?;
-    stream.write_all(b"HELLO\n")?;
-    let server = line(&mut stream)?;
-    if server.is_empty() {
-        Err(io::ErrorKind::InvalidData.into())
-    } else {
-        Ok(server)
-    }
-}
-
 /// Sends `length` bytes from `node` to `target`; the server's name if all arrived unharmed.
 pub fn upload(node: &Node, target: SocketAddr, length: usize) -> Result<String, LabError> {
     let what = || format!("upload {length} bytes from {} to {target}", node.name());
@@ -98,12 +99,4 @@ fn send(target: SocketAddr, length: usize) -> io::Result<String> {
     } else {
         Err(io::ErrorKind::InvalidData.into())
     }
-}
-
-fn connect(target: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&target, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }

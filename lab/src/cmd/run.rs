@@ -1,0 +1,238 @@
+//! `run`: the main job on real input, from an empty machine to a node that dies.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use miette::IntoDiagnostic as _;
+use serde_json::json;
+
+use super::updown::{bring_up, name_of};
+use super::{LabArgs, OutputFormat, lab_dir, say, tell};
+use crate::drive::failover::Failover;
+use crate::drive::{Job, Ready, SERVICE, Say, Served, TCP_PORT, UDP_PORT};
+use crate::runner::Lab;
+use crate::traffic::connections::Outcome;
+
+/// Requests that the client makes.
+const REQUESTS: usize = 1000;
+/// Connections of each kind that are open while the owner dies.
+const CONNECTIONS: usize = 200;
+/// Load before the cut.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// How to run it.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub(super) lab: LabArgs,
+    /// Folder of the manifests.
+    #[arg(long)]
+    pub(super) manifests: Option<PathBuf>,
+    /// Take the lab down at the end instead of leaving it to play with.
+    #[arg(long)]
+    once: bool,
+    /// `json`: end with one line of JSON on standard output; progress goes to standard error.
+    #[arg(short, long, default_value = "text")]
+    pub(super) output: OutputFormat,
+}
+
+impl RunArgs {
+    /// The manifests, as asked for or the example's.
+    pub(super) fn manifests(&self) -> PathBuf {
+        self.manifests
+            .clone()
+            .unwrap_or_else(|| lab_dir().join("../configs/examples").join(&self.lab.name))
+    }
+
+    /// Where progress goes.
+    pub(super) const fn say(&self) -> Say {
+        match self.output {
+            OutputFormat::Text => |line| say(line),
+            OutputFormat::Json => |line| tell(line),
+        }
+    }
+}
+
+/// Does the main job.
+pub(super) fn run(args: &RunArgs) -> miette::Result<()> {
+    let say = args.say();
+    let lab = fresh_lab(&args.lab, say)?;
+    let name = lab.name().to_owned();
+    let outcome = main_job(lab, args);
+    // After a failure the evidence is kept elsewhere; the lab itself stays unless asked otherwise.
+    if args.once {
+        Lab::down(&name)?;
+        say("the lab is down again");
+    }
+    let summary = outcome?;
+    if matches!(args.output, OutputFormat::Json) {
+        super::say(serde_json::to_string(&summary).into_diagnostic()?);
+    }
+    Ok(())
+}
+
+/// The lab, built anew: what an earlier run left must not help this one.
+pub(super) fn fresh_lab(args: &LabArgs, say: Say) -> miette::Result<Lab> {
+    Lab::down(&name_of(args)?)?;
+    let lab = bring_up(args, |_, _, _| {})?;
+    say(&format!(
+        "==> lab {} is up: {}",
+        lab.name(),
+        lab.nodes().join(", ")
+    ));
+    Ok(lab)
+}
+
+fn main_job(lab: Lab, args: &RunArgs) -> miette::Result<serde_json::Value> {
+    let say = args.say();
+    say("==> starting two appliances");
+    let mut job = Job::start(lab, &args.manifests(), say)?;
+    let ready = job.wait_ready()?;
+    show_ready(&job, &ready, say)?;
+
+    say(&format!(
+        "==> {REQUESTS} requests and an upload to each VIP"
+    ));
+    let served = job.serve(&ready.vips, REQUESTS)?;
+    show_served(&served, say);
+
+    let owner = &ready.owner;
+    say(&format!(
+        "==> killing {owner} (kill -9) and cutting its link, {CONNECTIONS}+{CONNECTIONS} connections open"
+    ));
+    let failover = job.fail_over(owner, &ready.vips, CONNECTIONS, WARM_UP)?;
+    show_failover(&failover, say);
+    for line in job.neighbours(&ready.vips)? {
+        say(&format!("    client: {line}"));
+    }
+    let summary = summary(&ready, &served, &failover);
+    if failover.talking.broken > 0 {
+        let what = format!(
+            "{} of {CONNECTIONS} connections broke",
+            failover.talking.broken
+        );
+        return Err(job
+            .broken(&what, &format!("{:?}", failover.talking.why))
+            .into());
+    }
+    if !args.once {
+        say(&format!("==> giving {owner} back"));
+        job.restore(owner)?;
+        let ready = job.wait_ready()?;
+        say(&format!(
+            "    both nodes are up again after {} ms",
+            ready.after.as_millis()
+        ));
+        commands(job.lab(), &ready.vips, say)?;
+    }
+    Ok(summary)
+}
+
+fn show_ready(job: &Job, ready: &Ready, say: Say) -> miette::Result<()> {
+    let vips = list(&ready.vips);
+    say(&format!(
+        "==> {SERVICE} has {vips}, ready after {} ms",
+        ready.after.as_millis()
+    ));
+    say(&format!("    owner: {}, {}", ready.owner, ready.why));
+    say("==> the client's neighbours (ip neigh)");
+    for line in job.neighbours(&ready.vips)? {
+        say(&format!("    {line}"));
+    }
+    Ok(())
+}
+
+fn show_served(served: &Served, say: Say) {
+    let outcome = &served.requests;
+    let spread: Vec<String> = outcome
+        .spread
+        .iter()
+        .map(|(s, n)| format!("{s} {n}"))
+        .collect();
+    say(&format!(
+        "    {} failed; spread: {}",
+        outcome.failed,
+        spread.join(", ")
+    ));
+    for (vip, server) in &served.uploads {
+        say(&format!("    1 MB to {vip} arrived whole at {server}"));
+    }
+}
+
+fn show_failover(failover: &Failover, say: Say) {
+    for (vip, dark) in &failover.udp {
+        let tcp = failover.tcp.get(vip).map_or(Duration::ZERO, |d| d.longest);
+        say(&format!(
+            "    {vip}: dark for {} ms ({} of {} UDP echoes answered); TCP connects for {} ms",
+            dark.longest.as_millis(),
+            dark.answered,
+            dark.sent,
+            tcp.as_millis()
+        ));
+    }
+    let show = |outcome: &Outcome, what: &str| {
+        say(&format!(
+            "    {} of {} connections {what} broke {:?}",
+            outcome.broken, outcome.asked, outcome.why
+        ));
+    };
+    show(&failover.talking, "on which the client talks");
+    show(&failover.listening, "on which only the server talks");
+}
+
+fn summary(ready: &Ready, served: &Served, failover: &Failover) -> serde_json::Value {
+    json!({
+        "vip": ready.vips.first(),
+        "vips": ready.vips,
+        "owner": ready.owner,
+        "reason": ready.why,
+        "requests": served.requests.requests,
+        "failed": served.requests.failed,
+        "spread": served.requests.spread,
+        "dark_ms": millis(failover.dark()),
+        "dark_tcp_ms": millis(failover.dark_tcp()),
+        "connections": failover.talking.asked,
+        "broken": failover.talking.broken,
+        "broken_listening": failover.listening.broken,
+        "ready_ms": millis(ready.after),
+    })
+}
+
+/// What to type next.
+fn commands(lab: &Lab, vips: &[IpAddr], say: Say) -> miette::Result<()> {
+    let program = std::env::current_exe().into_diagnostic()?;
+    let exec = format!("{} exec --lab {}", program.display(), lab.name());
+    say("==> the lab stays up; try:");
+    say(&format!("    {exec} lb1 fairlead status"));
+    say(&format!("    {exec} lb2 fairlead l2 list"));
+    say(&format!("    {exec} lb1 fairlead explain svc {SERVICE}"));
+    for vip in vips {
+        let host = if vip.is_ipv6() {
+            format!("[{vip}]")
+        } else {
+            vip.to_string()
+        };
+        say(&format!(
+            "    {exec} client fairlead-lab ask {host}:{TCP_PORT}"
+        ));
+        say(&format!(
+            "    {exec} client fairlead-lab ask --udp {host}:{UDP_PORT}"
+        ));
+    }
+    say(&format!("    {exec} client ip neigh"));
+    say(&format!("    ./x lab down {}", lab.name()));
+    Ok(())
+}
+
+fn list(vips: &[IpAddr]) -> String {
+    vips.iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(" and ")
+}
+
+/// Milliseconds, to a tenth.
+pub(super) fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10_000.0).round() / 10.0
+}

@@ -1,0 +1,249 @@
+//! The main job on a running lab: two appliances, unmodified manifests, a client, and a node that dies.
+//!
+//! ```text
+//!   Job::start ─▶ wait_ready ─▶ serve ─▶ fail_over ─▶ restore ─▶ wait_ready ─▶ fail_over ...
+//!                 VIPs, owner    requests  kill -9 and  link up,
+//!                                          cut link     same command
+//! ```
+//! Everything is asked from outside, as a user would: the command line tells who owns a VIP, the
+//! client's packets tell whether it works. Next: `drive/failover.rs`, what is measured.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::Duration;
+
+use crate::capture::Capture;
+use crate::checks::evidence;
+use crate::clock;
+use crate::error::LabError;
+use crate::node::Node;
+use crate::report::chain;
+use crate::runner::Lab;
+use crate::traffic::requests::{self, requests, upload};
+
+pub mod appliance;
+pub mod failover;
+pub mod view;
+
+/// The load-balancer nodes; the first serves the API, the other joins it.
+pub const NODES: [&str; 2] = ["lb1", "lb2"];
+/// Their interface on the LAN.
+pub const INTERFACE: &str = "eth1";
+/// The Service of the example manifests.
+pub const SERVICE: &str = "default/web";
+/// Its TCP port.
+pub const TCP_PORT: u16 = 80;
+/// Its UDP port.
+pub const UDP_PORT: u16 = 7;
+/// Bytes of an upload, many times a segment at an MTU of 1500.
+pub const UPLOAD: usize = 1 << 20;
+/// How long the whole may take to become ready, cold.
+const READY_WITHIN: Duration = Duration::from_mins(1);
+
+/// Where progress goes, a line at a time.
+pub type Say = fn(&str);
+
+/// Why the main job was not done.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum JobError {
+    /// The lab failed, not the product.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Lab(#[from] LabError),
+    /// A program of ours is not where it should be.
+    #[error("{} does not exist", path.display())]
+    #[diagnostic(help("build it (./x build), or say with --bin-dir where it is"))]
+    NoBinary { path: PathBuf },
+    /// Something did not happen in time, or not as it should; the first broken link is named.
+    #[error("{what}: {why}")]
+    #[diagnostic(help("logs, tables and a capture are in {evidence}"))]
+    Broken {
+        what: String,
+        why: String,
+        evidence: String,
+    },
+}
+
+impl JobError {
+    /// The closed word for this failure.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Lab(e) => e.reason(),
+            Self::NoBinary { .. } => "NoBinary",
+            Self::Broken { .. } => "JobBroken",
+        }
+    }
+}
+
+/// A Service that is up.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// Its VIPs, IPv4 first.
+    pub vips: Vec<IpAddr>,
+    /// The node that answers for them.
+    pub owner: String,
+    /// Why this one.
+    pub why: String,
+    /// Time that it took from the start of waiting.
+    pub after: Duration,
+}
+
+/// What the client's requests and uploads brought, over all VIPs.
+#[derive(Debug, Clone, Default)]
+pub struct Served {
+    /// The requests.
+    pub requests: requests::Outcome,
+    /// Which server took the upload to each VIP.
+    pub uploads: BTreeMap<IpAddr, String>,
+}
+
+/// The job while it runs.
+#[derive(Debug)]
+pub struct Job {
+    lab: Lab,
+    manifests: PathBuf,
+    appliances: BTreeMap<String, Child>,
+    /// Latest frames on the switch; `None` once written.
+    capture: Option<Capture>,
+    say: Say,
+}
+
+impl Job {
+    /// Starts the appliances in `lab` on the manifests of a folder.
+    pub fn start(lab: Lab, manifests: &Path, say: Say) -> Result<Self, JobError> {
+        for program in ["fairlead-appliance", "fairlead"] {
+            let path = lab.bin_dir().join(program);
+            if !path.exists() {
+                return Err(JobError::NoBinary { path });
+            }
+        }
+        let manifests = manifests
+            .canonicalize()
+            .map_err(LabError::io(|| format!("find {}", manifests.display())))?;
+        let capture = Some(Capture::start(&lab.node("switch")?, "br0")?);
+        let mut job = Self {
+            lab,
+            manifests,
+            appliances: BTreeMap::new(),
+            capture,
+            say,
+        };
+        for node in NODES {
+            job.start_appliance(node)?;
+        }
+        Ok(job)
+    }
+
+    /// The lab it runs in.
+    pub const fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    fn client(&self) -> Result<Node, LabError> {
+        self.lab.node("client")
+    }
+
+    /// Waits until the Service has its VIPs, one owner that every node agrees on, the same tables on
+    /// every node, and answers the client in both families.
+    pub fn wait_ready(&mut self) -> Result<Ready, JobError> {
+        let start = clock::now();
+        let mut missing = "nobody was asked".to_owned();
+        let ready = clock::poll(READY_WITHIN, || match self.look() {
+            Ok(ready) => Some(ready),
+            Err(what) => {
+                missing = what;
+                None
+            }
+        });
+        match ready {
+            Some((vips, owner, why)) => Ok(Ready {
+                vips,
+                owner,
+                why,
+                after: clock::now().saturating_sub(start),
+            }),
+            None => Err(self.broken(&format!("{SERVICE} is not ready"), &missing)),
+        }
+    }
+
+    /// VIPs, owner and reason if everything is ready, else what is missing.
+    fn look(&mut self) -> Result<(Vec<IpAddr>, String, String), String> {
+        for (node, child) in &mut self.appliances {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(format!("fairlead-appliance on {node} ended: {status}"));
+            }
+        }
+        let mut views = Vec::new();
+        for node in NODES {
+            let node = self.lab.node(node).map_err(|e| chain(&e))?;
+            views.push(view::NodeView::ask(&node).map_err(|e| chain(&e))?);
+        }
+        let (vips, owner, why) = view::agreed(&views)?;
+        let client = self.client().map_err(|e| chain(&e))?;
+        for vip in &vips {
+            let answer = requests(&client, SocketAddr::new(*vip, TCP_PORT), 1);
+            let answer = answer.map_err(|e| chain(&e))?;
+            if answer.failed > 0 {
+                return Err(format!(
+                    "the client gets no answer from {vip}: {:?}",
+                    answer.why
+                ));
+            }
+        }
+        Ok((vips, owner, why))
+    }
+
+    /// Makes `count` requests, divided over the VIPs, and an upload to each of them.
+    pub fn serve(&mut self, vips: &[IpAddr], count: usize) -> Result<Served, JobError> {
+        let client = self.client()?;
+        let mut served = Served::default();
+        for (idx, vip) in vips.iter().enumerate() {
+            let share = count / vips.len() + usize::from(idx < count % vips.len());
+            let target = SocketAddr::new(*vip, TCP_PORT);
+            served.requests.add(requests(&client, target, share)?);
+            match upload(&client, target, UPLOAD) {
+                Ok(server) => drop(served.uploads.insert(*vip, server)),
+                Err(e) => return Err(self.broken("an upload failed", &chain(&e))),
+            }
+        }
+        if served.requests.failed > 0 {
+            let why = format!("{:?}", served.requests.why);
+            let what = format!("{} of {count} requests failed", served.requests.failed);
+            return Err(self.broken(&what, &why));
+        }
+        Ok(served)
+    }
+
+    /// The client's neighbour entries for `vips`, as `ip neigh` prints them.
+    pub fn neighbours(&self, vips: &[IpAddr]) -> Result<Vec<String>, JobError> {
+        let client = self.client()?;
+        let mut lines = Vec::new();
+        for vip in vips {
+            let shown = client.run(&["ip", "neigh", "show", "to", &vip.to_string()])?;
+            lines.extend(shown.lines().map(str::to_owned));
+        }
+        Ok(lines)
+    }
+
+    /// The failure `what`, with the first broken link of the Service and everything that was seen.
+    pub fn broken(&mut self, what: &str, why: &str) -> JobError {
+        let link = NODES.iter().find_map(|node| {
+            let node = self.lab.node(node).ok()?;
+            view::first_broken_link(&node)
+        });
+        let why = link.map_or_else(|| why.to_owned(), |link| format!("{why}; {link}"));
+        let dir = evidence::keep(&self.lab, "run");
+        if let Some(capture) = self.capture.take()
+            && let Err(e) = capture.write(&dir.join("switch.pcap"))
+        {
+            (self.say)(&format!("no capture: {}", chain(&e)));
+        }
+        JobError::Broken {
+            what: what.to_owned(),
+            why,
+            evidence: dir.display().to_string(),
+        }
+    }
+}
