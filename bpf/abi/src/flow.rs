@@ -22,6 +22,10 @@ pub const SNAT_PROBES: u32 = 8;
 pub const HALF_OPEN_NS: u64 = 10_000_000_000;
 /// How long a closed SNAT record stays, ns.
 pub const CLOSED_NS: u64 = 60_000_000_000;
+/// An established UDP record may be given to another flow after this silence, ns.
+pub const UDP_IDLE_NS: u64 = 180_000_000_000;
+/// An established TCP record may be given to another flow after this silence, ns (RFC 5382 REQ-5 asks for at least 2 h 4 min).
+pub const TCP_IDLE_NS: u64 = 7_500_000_000_000;
 
 /// A client's flow to a frontend, as the client sends it.
 #[derive(
@@ -85,6 +89,8 @@ pub mod flow_state {
     pub const FIN_CLIENT: u16 = 3;
     /// FIN of the backend seen.
     pub const FIN_BACKEND: u16 = 4;
+    /// SNAT only: the backend has answered, the client not yet again; ends like [`NEW`].
+    pub const REPLIED: u16 = 5;
 }
 
 /// A translated flow, keyed as the backend's reply arrives.

@@ -26,10 +26,10 @@ impl Frame {
         Self { ctx }
     }
 
-    /// Runs a decision and carries out its verdict.
+    /// Carries out a verdict.
     #[inline(always)]
-    pub(crate) fn run(mut self, decide: impl FnOnce(&mut Self) -> Verdict) -> u32 {
-        match decide(&mut self) {
+    pub(crate) fn finish(&self, verdict: Verdict) -> u32 {
+        match verdict {
             Verdict::Pass => xdp_action::XDP_PASS,
             Verdict::Drop => xdp_action::XDP_DROP,
             Verdict::Tx => xdp_action::XDP_TX,

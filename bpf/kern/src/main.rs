@@ -7,25 +7,47 @@
 mod frame;
 mod maps;
 
-use aya_ebpf::{macros::xdp, programs::XdpContext};
-use fairlead_logic::{ingress, l2, rare};
+use aya_ebpf::{
+    bindings::{xdp_action::XDP_DROP, xdp_md},
+    programs::XdpContext,
+};
+use fairlead_logic::{ingress, l2, rare, snat};
 
-use crate::{frame::Frame, maps::Kern};
+use crate::{
+    frame::Frame,
+    maps::{Kern, work},
+};
 
-#[xdp]
-pub fn lb_ingress(ctx: XdpContext) -> u32 {
-    Frame::new(ctx).run(|frame| ingress::run(frame, &Kern))
+/// An entry point. A macro, because a decision that is called through a closure or a function value may end up as a subprogram, which shares the
+/// stack and hides bounds from the verifier; aya's `xdp` attribute calls the function it is put on, and so may that one.
+macro_rules! entry {
+    ($name:ident, $run:path) => {
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "xdp")]
+        pub extern "C" fn $name(ctx: *mut xdp_md) -> u32 {
+            let mut frame = Frame::new(XdpContext::new(ctx));
+            let verdict = $run(&mut frame, &Kern);
+            frame.finish(verdict)
+        }
+    };
+    ($name:ident, $run:path, work) => {
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "xdp")]
+        pub extern "C" fn $name(ctx: *mut xdp_md) -> u32 {
+            let mut frame = Frame::new(XdpContext::new(ctx));
+            let Some(work) = work() else {
+                return XDP_DROP;
+            };
+            let verdict = $run(&mut frame, &Kern, work);
+            frame.finish(verdict)
+        }
+    };
 }
 
-#[xdp]
-pub fn lb_rare(ctx: XdpContext) -> u32 {
-    Frame::new(ctx).run(|frame| rare::run(frame, &Kern))
-}
-
-#[xdp]
-pub fn l2_respond(ctx: XdpContext) -> u32 {
-    Frame::new(ctx).run(|frame| l2::run(frame, &Kern))
-}
+entry!(lb_ingress, ingress::run);
+entry!(lb_rare, rare::run, work);
+entry!(lb_snat, snat::run, work);
+entry!(l2_respond, l2::run);
 
 /// A panic that survives optimisation is an endless loop, which the verifier refuses.
 #[panic_handler]

@@ -20,7 +20,7 @@ use fairlead_abi::{
     maps::N_PROGS,
     reasons,
 };
-use fairlead_logic::{Insert, Maps, Table};
+use fairlead_logic::{Insert, Maps, Table, snat::Work};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
@@ -74,8 +74,21 @@ static DECAP_VIPS: HashMap<[u8; 16], u32, 4096> = HashMap::new();
 #[btf_map]
 static DECAP_SENDERS: HashMap<[u8; 16], u32, 1024> = HashMap::new();
 
+/// Memory of one packet, between entry and verdict; it holds nothing across packets and is therefore neither pinned nor part of the contract.
+#[btf_map]
+static WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
+
 /// The kernel's maps and clock.
 pub(crate) struct Kern;
+
+/// The memory of the packet at hand, for decisions that need more than the stack has. To be called once per program run.
+#[inline(always)]
+pub(crate) fn work() -> Option<&'static mut Work> {
+    let work = WORK.get_ptr_mut(0)?;
+    // SAFETY: from a successful look-up in a per-CPU map; each entry point asks once, and no other program runs on this CPU meanwhile. Only
+    // `Work`s are ever stored in the map, which begins zeroed, and all zero is a valid `Work`.
+    Some(unsafe { &mut *work })
+}
 
 /// A SNAT record in its map. Map memory outlives the program's run; a record that is removed meanwhile is at worst read as the next one.
 #[derive(Clone, Copy)]

@@ -118,7 +118,9 @@ fn ipv4<P: Packet, M: Maps>(p: &mut P, m: &M) -> Verdict {
         return m.drop(p, reasons::NO_BACKEND);
     };
     let fe_mode = select::mode(&fe);
-    if fe_mode != mode::DSR_IPIP && fe_mode != mode::DSR_L2 {
+    if fe_mode != mode::DSR_IPIP && fe_mode != mode::DSR_L2
+        || fe.flags & frontend_flags::ASK_RECORDS != 0
+    {
         return Verdict::Tail(slots::SNAT);
     }
     let bytes = ip.len.get();
@@ -201,7 +203,9 @@ fn ipv6<P: Packet, M: Maps>(p: &mut P, m: &M, iface: &Iface) -> Verdict {
         return m.drop(p, reasons::NO_BACKEND);
     };
     let fe_mode = select::mode(&fe);
-    if fe_mode != mode::DSR_IPIP && fe_mode != mode::DSR_L2 {
+    if fe_mode != mode::DSR_IPIP && fe_mode != mode::DSR_L2
+        || fe.flags & frontend_flags::ASK_RECORDS != 0
+    {
         return Verdict::Tail(slots::SNAT);
     }
     let bytes = ip.len.get().saturating_add(IPV6_LEN as u16);

@@ -32,7 +32,10 @@ pub mod l2;
 pub mod output;
 pub mod parse;
 pub mod rare;
+pub mod record;
+pub mod rewrite;
 pub mod select;
+pub mod snat;
 pub mod transition;
 pub mod wire;
 

@@ -26,8 +26,9 @@ const MAX_EXT_LEN: usize = 256;
 const TCP_FLAGS_OFF: usize = 13;
 
 /// Which part of a datagram a packet is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Part {
+    #[default]
     Whole,
     /// It has the ports, more follows.
     First,
@@ -35,8 +36,8 @@ pub enum Part {
     Later,
 }
 
-/// A packet's headers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A packet's headers. All zero is a valid value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
     pub link: Link,
     pub v6: bool,
@@ -61,11 +62,26 @@ pub struct Parsed {
 /// Parses an IP packet; `None` if it is none.
 #[inline(always)]
 pub fn parse<P: Packet>(p: &P) -> Option<Parsed> {
-    let (link, kind) = link(p)?;
+    let mut h = Parsed::default();
+    parse_into(p, &mut h).then_some(h)
+}
+
+/// The same in place; false if it is no IP packet.
+#[inline(always)]
+pub fn parse_into<P: Packet>(p: &P, h: &mut Parsed) -> bool {
+    let Some((link, kind)) = link(p) else {
+        return false;
+    };
+    h.link = link;
+    h.ports = Ports::default();
+    h.tcp_flags = 0;
+    h.part = Part::Whole;
+    h.frag_id = 0;
+    h.fault = reasons::NONE;
     match kind {
-        ethertype::IPV4 => ipv4(p, link),
-        ethertype::IPV6 => ipv6(p, link),
-        _ => None,
+        ethertype::IPV4 => ipv4(p, h).is_some(),
+        ethertype::IPV6 => ipv6(p, h).is_some(),
+        _ => false,
     }
 }
 
@@ -106,69 +122,58 @@ fn tag<P: Packet>(p: &P, kind: U16, off: usize) -> Option<(Tag, U16)> {
 }
 
 #[inline(always)]
-fn ipv4<P: Packet>(p: &P, link: Link) -> Option<Parsed> {
-    let ip = *p.view::<Ipv4>(link.len)?;
-    let header = usize::from(ip.vihl & 0xf).wrapping_mul(4);
+fn ipv4<P: Packet>(p: &P, h: &mut Parsed) -> Option<()> {
+    let ip = p.view::<Ipv4>(h.link.len)?;
+    let vihl = ip.vihl;
+    let header = usize::from(vihl & 0xf).wrapping_mul(4);
     let bytes = ip.len.get();
     let frag = ip.frag.get() & FRAG_MASK;
-    let part = match (frag & 0x1fff, frag) {
-        (0, 0) => Part::Whole,
-        (0, _) => Part::First,
-        _ => Part::Later,
+    h.v6 = false;
+    h.src = mapped(ip.src);
+    h.dst = mapped(ip.dst);
+    h.proto = ip.proto;
+    h.l4 = h.link.len.wrapping_add(header);
+    h.bytes = bytes;
+    h.part = if frag == 0 {
+        Part::Whole
+    } else if frag & 0x1fff == 0 {
+        Part::First
+    } else {
+        Part::Later
     };
-    let mut h = Parsed {
-        link,
-        v6: false,
-        src: mapped(ip.src),
-        dst: mapped(ip.dst),
-        proto: ip.proto,
-        ports: Ports::default(),
-        tcp_flags: 0,
-        l4: link.len.wrapping_add(header),
-        bytes,
-        part,
-        frag_id: u32::from(ip.id.get()),
-        fault: reasons::NONE,
-    };
-    if ip.vihl >> 4 != 4 || header < IPV4_LEN || usize::from(bytes) < header {
+    h.frag_id = u32::from(ip.id.get());
+    if vihl >> 4 != 4 || header < IPV4_LEN || usize::from(bytes) < header {
         h.fault = reasons::MALFORMED;
-    } else if usize::from(bytes) > p.len().wrapping_sub(link.len) {
+    } else if usize::from(bytes) > p.len().wrapping_sub(h.link.len) {
         h.fault = reasons::TRUNCATED;
     } else {
-        transport(p, &mut h);
+        transport(p, h);
     }
-    Some(h)
+    Some(())
 }
 
 #[inline(always)]
-fn ipv6<P: Packet>(p: &P, link: Link) -> Option<Parsed> {
-    let ip = *p.view::<Ipv6>(link.len)?;
+fn ipv6<P: Packet>(p: &P, h: &mut Parsed) -> Option<()> {
+    let ip = p.view::<Ipv6>(h.link.len)?;
+    let version = ip.vtf.get() >> 28;
     let bytes = ip.len.get().saturating_add(IPV6_LEN as u16);
-    let mut h = Parsed {
-        link,
-        v6: true,
-        src: ip.src,
-        dst: ip.dst,
-        proto: ip.next,
-        ports: Ports::default(),
-        tcp_flags: 0,
-        l4: link.len.wrapping_add(IPV6_LEN),
-        bytes,
-        part: Part::Whole,
-        frag_id: 0,
-        fault: reasons::NONE,
-    };
-    if ip.vtf.get() >> 28 != 6 {
+    h.v6 = true;
+    h.src = ip.src;
+    h.dst = ip.dst;
+    h.proto = ip.next;
+    h.l4 = h.link.len.wrapping_add(IPV6_LEN);
+    h.bytes = bytes;
+    if version != 6 {
         h.fault = reasons::MALFORMED;
-    } else if usize::from(bytes) > p.len().wrapping_sub(link.len) {
+    } else if usize::from(bytes) > p.len().wrapping_sub(h.link.len) {
         h.fault = reasons::TRUNCATED;
     } else {
-        extensions(p, &mut h);
+        extensions(p, h);
         if h.fault == reasons::NONE {
-            transport(p, &mut h);
+            transport(p, h);
         }
     }
-    Some(h)
+    Some(())
 }
 
 /// Steps over extension headers (RFC 8200 4).

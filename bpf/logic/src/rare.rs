@@ -15,44 +15,49 @@ use crate::{
     Maps, Packet, Verdict,
     output::{self, Bill},
     parse::{self, Parsed},
-    select, transition,
+    select,
+    snat::Work,
+    transition,
     wire::{Eth, HEARTBEAT_MAC4, HEARTBEAT_MAC6, Ipv4, Ipv6, mac_eq, proto},
 };
 
 /// Decides about a frame that `lb_ingress` did not settle.
 #[inline(always)]
-pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M) -> Verdict {
-    let Some(eth) = p.view::<Eth>(0).copied() else {
+pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
+    let Some(eth) = p.view::<Eth>(0) else {
         return Verdict::Pass;
     };
-    let Some(mut h) = parse::parse(p) else {
+    let heard = mac_eq(eth.dst, HEARTBEAT_MAC4) || mac_eq(eth.dst, HEARTBEAT_MAC6);
+    w.src_mac = eth.src;
+    if !parse::parse_into(p, &mut w.h) {
+        return Verdict::Pass;
+    }
+    if heard {
+        heartbeat(p, m, &w.h, w.src_mac);
+        return Verdict::Pass;
+    }
+    let Some(flags) = vip(m, &w.h).map(|state| state.flags) else {
         return Verdict::Pass;
     };
-    if mac_eq(eth.dst, HEARTBEAT_MAC4) || mac_eq(eth.dst, HEARTBEAT_MAC6) {
-        heartbeat(p, m, &h, eth.src);
+    if flags & vip_flags::PASS_TO_HOST != 0 {
         return Verdict::Pass;
     }
-    let Some(state) = vip(m, &h) else {
-        return Verdict::Pass;
-    };
-    if state.flags & vip_flags::PASS_TO_HOST != 0 {
-        return Verdict::Pass;
+    if w.h.fault != reasons::NONE {
+        return m.drop(p, w.h.fault);
     }
-    if h.fault != reasons::NONE {
-        return m.drop(p, h.fault);
-    }
-    if h.is_icmp() {
+    if w.h.is_icmp() {
         return Verdict::Tail(slots::ICMP);
     }
-    if !h.has_ports() {
+    if !w.h.has_ports() {
         return m.drop(p, reasons::UNSUPPORTED_PROTOCOL);
     }
-    if !h.resolve_ports(m) {
+    if !w.h.resolve_ports(m) {
         return m.drop(p, reasons::FRAGMENT);
     }
+    let h = &w.h;
     let Some(index) = select::find(m, h.v6, &h.dst, h.ports.dst, h.proto) else {
-        let may_be_reply = state.flags & vip_flags::HAS_SNAT != 0
-            && u16::from_be_bytes(h.ports.dst) >= SNAT_PORT_MIN;
+        let may_be_reply =
+            flags & vip_flags::HAS_SNAT != 0 && u16::from_be_bytes(h.ports.dst) >= SNAT_PORT_MIN;
         return if may_be_reply {
             Verdict::Tail(slots::SNAT)
         } else {
@@ -66,7 +71,7 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M) -> Verdict {
     if fe_mode != mode::DSR_IPIP && fe_mode != mode::DSR_L2 {
         return Verdict::Tail(slots::SNAT);
     }
-    let local = transition::choose(m, &fe, index, &h);
+    let local = transition::choose(m, &fe, index, h);
     if local == transition::NOWHERE {
         return m.drop(p, reasons::NO_BACKEND);
     }
@@ -74,7 +79,7 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M) -> Verdict {
         frontend: index,
         bytes: h.bytes,
     };
-    send(p, m, &h, &fe, fe_mode, local, bill)
+    send(p, m, h, &fe, fe_mode, local, bill)
 }
 
 /// State of the VIP that the packet is addressed to.

@@ -116,7 +116,7 @@ pub fn find<M: Maps>(m: &M, v6: bool, addr: &[u8; 16], port: [u8; 2], proto: u8)
 }
 
 /// A backend, whatever the family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Target {
     /// IPv4 in its mapped form.
     pub addr: [u8; 16],

@@ -1,0 +1,335 @@
+//! `lb_snat`: address translation that survives a move of the VIP.
+//!
+//! The source of a request becomes the VIP, so that replies return to whoever owns the VIP; its port follows from the client alone
+//! (`hash::snat_port`), so that the next owner gives a flow the same port. One record serves both directions and is keyed as the reply
+//! arrives. It is half-open in `SNAT_NEW` until the client has answered a reply, then moves to `SNAT`; a flood of first packets therefore
+//! only evicts its own kind. In transition the record is the flow entry.
+
+use fairlead_abi::{
+    flow::{SnatKey, SnatValue, flow_state},
+    l2::PeerKey,
+    lb::{FrontendValue, VipState, backend_flags, frontend_flags, mode, vip_flags},
+    maps::slots,
+    reasons,
+};
+
+use crate::{
+    Insert, Maps, Packet, Table, Verdict, output,
+    parse::{self, Parsed},
+    rare,
+    record::{self, Found},
+    rewrite::{self, Ends},
+    select::{self, Target},
+    transition::{self, NOWHERE},
+    wire::{Eth, Macs, Ports, mac_eq, mac_word, proto},
+};
+
+/// What is at hand for one packet. The programs keep it outside the stack, which is too small for it. All zero is a valid value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    pub h: Parsed,
+    pub key: SnatKey,
+    pub value: SnatValue,
+    pub target: Target,
+    pub ends: Ends,
+    /// Source of the frame.
+    pub src_mac: [u8; 6],
+}
+
+/// Decides about a packet to a VIP: request or reply.
+#[inline(always)]
+pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
+    match p.view::<Eth>(0) {
+        Some(eth) => w.src_mac = eth.src,
+        None => return Verdict::Pass,
+    }
+    if !parse::parse_into(p, &mut w.h) {
+        return Verdict::Pass;
+    }
+    let Some(state) = rare::vip(m, &w.h).copied() else {
+        return Verdict::Pass;
+    };
+    if state.flags & vip_flags::PASS_TO_HOST != 0 {
+        return Verdict::Pass;
+    }
+    if w.h.fault != reasons::NONE {
+        return m.drop(p, w.h.fault);
+    }
+    if !w.h.has_ports() {
+        return m.drop(p, reasons::UNSUPPORTED_PROTOCOL);
+    }
+    if !w.h.resolve_ports(m) {
+        return m.drop(p, reasons::FRAGMENT);
+    }
+    w.key = record::reply_key(&w.h);
+    let frontend = select::find(m, w.h.v6, &w.h.dst, w.h.ports.dst, w.h.proto);
+    let Some(index) = frontend else {
+        return reply(p, m, w, &state);
+    };
+    let Some(fe) = m.frontend(index) else {
+        return m.drop(p, reasons::NO_BACKEND);
+    };
+    if fe.flags & frontend_flags::ASK_RECORDS != 0 && record::find(m, &w.key).is_some() {
+        return reply(p, m, w, &state);
+    }
+    let fe_mode = select::mode(&fe);
+    if fe_mode == mode::DSR_IPIP || fe_mode == mode::DSR_L2 {
+        return Verdict::Tail(slots::RARE);
+    }
+    request(p, m, w, &fe, index)
+}
+
+/// Finds backend and record of a client's packet: first under the former backend, then under the present one. Leaves the backend in
+/// `w.target`; the index is [`NOWHERE`] if there is none.
+#[inline(always)]
+pub fn place<M: Maps>(m: &M, w: &mut Work, fe: &FrontendValue, now: u64) -> (u16, Found) {
+    let transition::Slots { current, previous } = transition::slots(m, fe, w.h.flow_hash());
+    let syn = w.h.is_syn();
+    // Without a record, what began before the change stays with `previous`.
+    let stays = if w.h.proto == proto::UDP {
+        now < fe.udp_previous_until
+    } else {
+        !syn
+    };
+    let mut kept = Found {
+        port: [0; 2],
+        own: false,
+    };
+    let mut local = NOWHERE;
+    for round in 0..2u32 {
+        let candidate = if round == 0 { previous } else { current };
+        if candidate == NOWHERE
+            || select::backend_flags(m, w.h.v6, fe, candidate) & backend_flags::ALIVE == 0
+        {
+            continue;
+        }
+        let Some(target) = select::target(m, w.h.v6, fe, candidate) else {
+            continue;
+        };
+        w.target = target;
+        let found = record::search(m, &w.h, &w.target, &mut w.key, now, syn);
+        if found.own {
+            return (candidate, found);
+        }
+        if local == NOWHERE && (round == 1 || stays) {
+            local = candidate;
+            kept = found;
+        }
+    }
+    if local != NOWHERE && local != current {
+        match select::target(m, w.h.v6, fe, local) {
+            Some(target) => w.target = target,
+            None => return (NOWHERE, kept),
+        }
+    }
+    (local, kept)
+}
+
+/// A packet from a client.
+#[inline(always)]
+fn request<P: Packet, M: Maps>(
+    p: &mut P,
+    m: &M,
+    w: &mut Work,
+    fe: &FrontendValue,
+    index: u32,
+) -> Verdict {
+    let now = m.now();
+    let (local, found) = place(m, w, fe, now);
+    if local == NOWHERE {
+        return m.drop(p, reasons::NO_BACKEND);
+    }
+    if u16::from_ne_bytes(found.port) == 0 {
+        return m.drop(p, reasons::SNAT_NO_PORT);
+    }
+    let Some(eg) = output::egress(m, w.target.mac, w.target.iface) else {
+        return m.drop(p, reasons::NO_NEXT_HOP);
+    };
+    if u32::from(w.h.bytes) > eg.mtu {
+        return output::too_big(m, eg.mtu);
+    }
+    w.key = record::request_key(&w.h, &w.target, found.port);
+    w.value = SnatValue {
+        last_seen: now,
+        client: w.h.src,
+        vip: w.h.dst,
+        client_port: w.h.ports.src,
+        vip_port: w.h.ports.dst,
+        frontend: index,
+        backend: local,
+        state: flow_state::NEW,
+        client_mac: w.src_mac,
+        client_iface: (select::iface_slot(p.ifindex()) & 0xffff) as u16,
+        _pad: [0; 4],
+    };
+    if let Err(reason) = remember(m, w) {
+        return m.drop(p, reason);
+    }
+    let ports = Ports {
+        src: found.port,
+        dst: w.target.port,
+    };
+    w.ends = Ends {
+        src: w.h.dst,
+        dst: w.target.addr,
+        ports,
+    };
+    if let Err(reason) = rewrite::all(p, &w.h, &w.ends) {
+        return m.drop(p, reason);
+    }
+    if p.put(
+        0,
+        Macs {
+            dst: w.target.mac,
+            src: eg.mac,
+        },
+    )
+    .is_none()
+    {
+        return m.drop(p, reasons::TRUNCATED);
+    }
+    m.count_frontend(index, u64::from(w.h.bytes));
+    output::leave(p, eg)
+}
+
+/// Notes a request in its record under `w.key`, which is made or promoted from `w.value` where that is due.
+///
+/// # Errors
+/// The reason for which the packet has to be dropped.
+#[inline(always)]
+fn remember<M: Maps>(m: &M, w: &mut Work) -> Result<(), u32> {
+    let Work { h, key, value, .. } = w;
+    let Some((found, table)) = record::find(m, key) else {
+        value.state = record::after_request(flow_state::NEW, h);
+        return written(m.put_record(Table::New, key, value, Insert::NoExist));
+    };
+    let old = m.load(found);
+    if !record::is_own(&old, h) {
+        // A record that has ended: its port changes hands.
+        if table == Table::Established {
+            m.remove_record(Table::Established, key);
+        }
+        value.state = record::after_request(flow_state::NEW, h);
+        return written(m.put_record(Table::New, key, value, Insert::Any));
+    }
+    let state = record::after_request(old.state, h);
+    if table == Table::New && old.state == flow_state::REPLIED && !h.is_syn() {
+        value.state = if state == flow_state::REPLIED {
+            flow_state::ESTABLISHED
+        } else {
+            state
+        };
+        if m.put_record(Table::Established, key, value, Insert::NoExist) {
+            m.remove_record(Table::New, key);
+            return Ok(());
+        }
+        // It stays among the half-open ones, where it lives as long as it is used and not evicted.
+        m.count(reasons::SNAT_TABLE_FULL, 0);
+    }
+    m.touch(found, value.last_seen);
+    if state != old.state {
+        m.set_state(found, state);
+    }
+    if !mac_eq(old.client_mac, value.client_mac) || old.client_iface != value.client_iface {
+        m.set_client_hop(found, value.client_mac, value.client_iface);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+const fn written(done: bool) -> Result<(), u32> {
+    if done {
+        Ok(())
+    } else {
+        Err(reasons::SNAT_TABLE_FULL)
+    }
+}
+
+/// A packet from a backend; its key is in `w.key`.
+#[inline(always)]
+fn reply<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work, vip: &VipState) -> Verdict {
+    let Work {
+        h,
+        key,
+        ends,
+        src_mac,
+        ..
+    } = w;
+    let Some((found, _)) = record::find(m, key) else {
+        return hand_off(p, m, *src_mac, vip);
+    };
+    let v = m.load(found);
+    let Some(eg) = m
+        .iface(u32::from(v.client_iface))
+        .filter(|eg| eg.ifindex != 0)
+    else {
+        return m.drop(p, reasons::NO_NEXT_HOP);
+    };
+    if u32::from(h.bytes) > eg.mtu {
+        return output::too_big(m, eg.mtu);
+    }
+    m.touch(found, m.now());
+    let state = record::after_reply(v.state, h);
+    if state != v.state {
+        m.set_state(found, state);
+    }
+    let ports = Ports {
+        src: v.vip_port,
+        dst: v.client_port,
+    };
+    *ends = Ends {
+        src: v.vip,
+        dst: v.client,
+        ports,
+    };
+    if let Err(reason) = rewrite::all(p, h, ends) {
+        return m.drop(p, reason);
+    }
+    if p.put(
+        0,
+        Macs {
+            dst: v.client_mac,
+            src: eg.mac,
+        },
+    )
+    .is_none()
+    {
+        return m.drop(p, reasons::TRUNCATED);
+    }
+    output::leave(p, eg)
+}
+
+/// A reply without a record goes once to the VIP's other owner, whose kernel may have it; never back to a peer that sent it here.
+#[inline(always)]
+pub fn hand_off<P: Packet, M: Maps>(p: &mut P, m: &M, src_mac: [u8; 6], vip: &VipState) -> Verdict {
+    let Some(iface) = m.iface(select::iface_slot(p.ifindex())) else {
+        return m.drop(p, reasons::SNAT_NO_RECORD);
+    };
+    let key = PeerKey {
+        mac: src_mac,
+        cell: (iface.l2_cell & 0xffff) as u16,
+    };
+    if mac_word(vip.handoff_mac) == 0 || mac_eq(vip.handoff_mac, src_mac) || m.peer(&key).is_some()
+    {
+        return m.drop(p, reasons::SNAT_NO_RECORD);
+    }
+    let Some(eg) = m
+        .iface(u32::from(vip.handoff_iface))
+        .filter(|eg| eg.ifindex != 0)
+    else {
+        return m.drop(p, reasons::SNAT_NO_RECORD);
+    };
+    if p.put(
+        0,
+        Macs {
+            dst: vip.handoff_mac,
+            src: eg.mac,
+        },
+    )
+    .is_none()
+    {
+        return m.drop(p, reasons::TRUNCATED);
+    }
+    m.count(reasons::SNAT_HANDED_OFF, p.len() as u64);
+    output::leave(p, eg)
+}
