@@ -1,0 +1,214 @@
+//! A request's way: who asks, what for, which handler answers.
+//!
+//! Invariant: nothing but the health checks is answered before the token was checked.
+
+use std::sync::Arc;
+
+use axum::body::{self, Body};
+use axum::http::{Method, Request, Response, StatusCode, header};
+use bytes::Bytes;
+use fairlead_rt::CancellationToken;
+use serde_json::json;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::auth::Auth;
+use crate::config::{Config, OpenError};
+use crate::discovery::Discovery;
+use crate::engine::{self, Job, Op, Outcome, Shared, Writer};
+use crate::kinds::Registry;
+use crate::rest::{self, Params, Part, Shape, Target, read, watch, write};
+use crate::service::Allocated;
+use crate::status::ApiError;
+use crate::store::{self, RedbStore};
+
+/// How long a write may wait for its turn and the disk.
+const WRITE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Everything a handler needs.
+pub(crate) struct Api {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) registry: Registry,
+    /// One permit per open watch.
+    pub(crate) watches: Arc<Semaphore>,
+    discovery: Discovery,
+    jobs: mpsc::Sender<Job>,
+    auth: Auth,
+    body_bytes: usize,
+}
+
+impl Api {
+    /// Opens the store and makes the namespaces that always exist.
+    pub(crate) fn open(
+        config: &Config,
+        auth: Auth,
+    ) -> Result<(Self, Writer<RedbStore>), OpenError> {
+        let registry = Registry::new(&config.crds)?;
+        let allocated = Allocated::new(&config.service_cidrs)?;
+        let limits = &config.limits;
+        let store = store::open(&config.data_dir, limits.history)?;
+        let failed = |detail: String| OpenError::Store {
+            path: config.data_dir.join("objects.redb"),
+            detail,
+        };
+        let resources: Vec<Arc<str>> = registry
+            .kinds
+            .iter()
+            .map(|kind| kind.resource.clone())
+            .collect();
+        let (shared, jobs, mut writer) = engine::open(store, &resources, limits.history, allocated)
+            .map_err(|error| failed(error.to_string()))?;
+        for op in write::default_namespaces(&registry) {
+            match writer.apply(op) {
+                Ok(_) | Err(ApiError::AlreadyExists { .. }) => {}
+                // They are there from the first start on; a disk that is full today must not keep the API from reading.
+                Err(ApiError::StorageFull { .. }) if shared.revision() > 1 => {}
+                Err(error) => return Err(failed(error.to_string())),
+            }
+        }
+        let api = Self {
+            discovery: Discovery::new(&registry),
+            watches: Arc::new(Semaphore::new(limits.watches)),
+            shared,
+            registry,
+            jobs,
+            auth,
+            body_bytes: limits.body_bytes,
+        };
+        Ok((api, writer))
+    }
+
+    /// Answers one request. Never fails: refusals are answers.
+    pub(crate) async fn handle(
+        &self,
+        request: Request<Body>,
+        stop: CancellationToken,
+    ) -> Response<Body> {
+        match self.answer(request, stop).await {
+            Ok(response) => response,
+            Err(error) => rest::refuse(&error),
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Body>,
+        stop: CancellationToken,
+    ) -> Result<Response<Body>, ApiError> {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path();
+        if matches!(path, "/healthz" | "/livez" | "/readyz") {
+            let mut response = Response::new(Body::from("ok"));
+            response.headers_mut().insert(
+                header::CONTENT_TYPE,
+                header::HeaderValue::from_static("text/plain"),
+            );
+            return Ok(response);
+        }
+        self.auth.check(&head.headers)?;
+        if head.method == Method::GET
+            && let Some(response) = self.discovery.answer(path, &head.headers)
+        {
+            return Ok(response);
+        }
+        let target = Target::parse(&self.registry, &rest::segments(path)?)?;
+        let params = Params::parse(&head.uri)?;
+        let shape = Shape::wanted(&head.headers, &params)?;
+        let warning = target.served.version().warning.clone();
+        let mut response = match (head.method, target.name.clone()) {
+            (Method::GET, _) if params.flag("watch") && target.part == Part::Whole => {
+                watch::watch(self, target, &params, shape, stop)?
+            }
+            (Method::GET, Some(name)) => read::get(self, &target, &name, shape)?,
+            (Method::GET, None) => read::list(self, &target, &params, shape)?,
+            (Method::POST, None) => {
+                write::create(
+                    self,
+                    target,
+                    &params,
+                    shape,
+                    &head.headers,
+                    self.body(body).await?,
+                )
+                .await?
+            }
+            (Method::PUT, Some(name)) => {
+                write::replace(
+                    self,
+                    target,
+                    &name,
+                    &params,
+                    shape,
+                    &head.headers,
+                    self.body(body).await?,
+                )
+                .await?
+            }
+            (Method::PATCH, Some(name)) => {
+                write::patch(
+                    self,
+                    target,
+                    &name,
+                    &params,
+                    shape,
+                    &head.headers,
+                    self.body(body).await?,
+                )
+                .await?
+            }
+            (Method::DELETE, Some(name)) if target.part == Part::Whole => {
+                write::delete(self, target, &name, &params, self.body(body).await?).await?
+            }
+            (Method::DELETE, None) => {
+                write::delete_many(self, target, &params, self.body(body).await?).await?
+            }
+            _ => return Err(ApiError::MethodNotAllowed),
+        };
+        rest::warn(&mut response, &warning);
+        Ok(response)
+    }
+
+    async fn body(&self, body: Body) -> Result<Bytes, ApiError> {
+        let limit = self.body_bytes;
+        // A client that sends its body by the byte holds one request of its own connection, nothing else.
+        let read = tokio::time::timeout(WRITE_DEADLINE, body::to_bytes(body, limit));
+        let read = read.await.map_err(|_elapsed| ApiError::Timeout)?;
+        read.map_err(|error| {
+            use std::error::Error as _;
+            let too_large = error
+                .source()
+                .is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
+            if too_large {
+                ApiError::TooLarge { limit }
+            } else {
+                ApiError::bad_request("the request's body broke off")
+            }
+        })
+    }
+
+    /// Hands a write to the writer and waits until it is on disk.
+    pub(crate) async fn write(&self, op: Op, dry_run: bool) -> Result<Outcome, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job { op, dry_run, reply };
+        let send = tokio::time::timeout(WRITE_DEADLINE, self.jobs.send(job));
+        let queued = send.await.map_err(|_elapsed| ApiError::TooManyRequests {
+            what: "writes waiting for the disk",
+        })?;
+        queued.map_err(|_closed| ApiError::ShuttingDown)?;
+        // From here on the write may happen whatever we say, so no deadline: the answer must be true.
+        answer.await.map_err(|_closed| ApiError::ShuttingDown)?
+    }
+}
+
+/// `GET /version`.
+pub(crate) fn version() -> Response<Body> {
+    let version = env!("CARGO_PKG_VERSION");
+    // Clients read the minor number to decide what they may ask for; what is served here is what 1.36 has.
+    rest::json(
+        StatusCode::OK,
+        &json!({
+            "major": "1", "minor": "36", "gitVersion": format!("v1.36.0+fairlead-{version}"), "gitCommit": "",
+            "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
+            "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
+        }),
+    )
+}

@@ -1,0 +1,285 @@
+//! A CustomResourceDefinition (apiextensions.k8s.io/v1) becomes a kind.
+//!
+//! Conversion is `None`: versions differ in their `apiVersion` only, as Cilium's do. CEL rules are not evaluated yet, which is
+//! said once, when the definition is loaded.
+
+use serde_json::{Map, Value, json};
+
+use super::{Kind, Rules, Version, api_version};
+use crate::config::OpenError;
+use crate::object;
+use crate::schema::Schema;
+use crate::table;
+
+/// The kind, and the OpenAPI definitions of its versions.
+pub(super) fn parse(
+    crd: &Value,
+    core: &Map<String, Value>,
+) -> Result<(Kind, Map<String, Value>), OpenError> {
+    let must = |pointer: &str, field: &str| match object::text(crd, pointer) {
+        "" => Err(error(crd, field, "must be given")),
+        text => Ok(text.to_owned()),
+    };
+    if object::text(crd, "/kind") != "CustomResourceDefinition" {
+        return Err(error(crd, "kind", "must be CustomResourceDefinition"));
+    }
+    if object::text(crd, "/apiVersion") != "apiextensions.k8s.io/v1" {
+        return Err(error(crd, "apiVersion", "must be apiextensions.k8s.io/v1"));
+    }
+    let group = must("/spec/group", "spec.group")?;
+    let plural = must("/spec/names/plural", "spec.names.plural")?;
+    let kind = must("/spec/names/kind", "spec.names.kind")?;
+    if !group.contains('.') {
+        return Err(error(
+            crd,
+            "spec.group",
+            "must be a domain with at least one dot",
+        ));
+    }
+    let or = |text: &str, other: String| {
+        if text.is_empty() {
+            other
+        } else {
+            text.to_owned()
+        }
+    };
+    let namespaced = match object::text(crd, "/spec/scope") {
+        "Namespaced" => true,
+        "Cluster" => false,
+        _ => return Err(error(crd, "spec.scope", "must be Namespaced or Cluster")),
+    };
+    if object::text(crd, "/spec/conversion/strategy") == "Webhook" {
+        return Err(error(
+            crd,
+            "spec.conversion.strategy",
+            "only None is supported",
+        ));
+    }
+    let words = |pointer: &str| {
+        object::list(crd, pointer)
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
+    };
+
+    let mut versions = Vec::new();
+    let mut schemas = Map::new();
+    let mut stored = Vec::new();
+    for (n, version) in object::list(crd, "/spec/versions").iter().enumerate() {
+        let name = object::text(version, "/name");
+        if version.get("storage") == Some(&json!(true)) {
+            stored.push(name.to_owned());
+        }
+        if version.get("served") != Some(&json!(true)) {
+            continue;
+        }
+        let (version, schema) = parse_version(crd, n, version, core, &group, &kind)?;
+        schemas.insert(version.definition.clone(), schema);
+        versions.push(version);
+    }
+    let [stored] = stored.as_slice() else {
+        return Err(error(
+            crd,
+            "spec.versions",
+            "must have exactly one version with storage: true",
+        ));
+    };
+    if versions.is_empty() {
+        return Err(error(
+            crd,
+            "spec.versions",
+            "must have a version with served: true",
+        ));
+    }
+    let kind = Kind {
+        list_kind: or(
+            object::text(crd, "/spec/names/listKind"),
+            format!("{kind}List"),
+        ),
+        singular: or(
+            object::text(crd, "/spec/names/singular"),
+            kind.to_lowercase(),
+        ),
+        short_names: words("/spec/names/shortNames"),
+        categories: words("/spec/names/categories"),
+        namespaced,
+        rules: Rules::Custom,
+        resource: format!("{plural}.{group}").into(),
+        versions,
+        stored_as: api_version(&group, stored),
+        group,
+        kind,
+        plural,
+    };
+    Ok((kind, schemas))
+}
+
+fn parse_version(
+    crd: &Value,
+    n: usize,
+    version: &Value,
+    core: &Map<String, Value>,
+    group: &str,
+    kind: &str,
+) -> Result<(Version, Value), OpenError> {
+    let field = |rest: &str| format!("spec.versions[{n}].{rest}");
+    let name = object::text(version, "/name").to_owned();
+    if name.is_empty() {
+        return Err(error(crd, &field("name"), "must be given"));
+    }
+    let Some(schema) = version.pointer("/schema/openAPIV3Schema") else {
+        return Err(error(
+            crd,
+            &field("schema.openAPIV3Schema"),
+            "must be given",
+        ));
+    };
+    if mentions(schema, "x-kubernetes-validations") {
+        tracing::warn!(
+            "{kind} {name}: CEL rules (x-kubernetes-validations) in its schema are not evaluated"
+        );
+    }
+    // Whatever a definition says of these three, they are the API's own.
+    let mut schema = schema.clone();
+    let meta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    let properties = object::child_mut(&mut schema, "properties");
+    properties.insert("apiVersion".into(), json!({ "type": "string" }));
+    properties.insert("kind".into(), json!({ "type": "string" }));
+    properties.insert(
+        "metadata".into(),
+        json!({ "$ref": format!("#/components/schemas/{meta}") }),
+    );
+    let compiled = Schema::compile(&schema, core).map_err(|bad| {
+        let at = field("schema.openAPIV3Schema");
+        let at = if bad.field.is_empty() {
+            at
+        } else {
+            format!("{at}.{}", bad.field)
+        };
+        error(crd, &at, &bad.detail)
+    })?;
+
+    let mut columns = vec![table::name_column()];
+    let printed = object::list(version, "/additionalPrinterColumns");
+    for (m, column) in printed.iter().enumerate() {
+        let column = table::parse_column(column).map_err(|detail| {
+            error(
+                crd,
+                &field(&format!("additionalPrinterColumns[{m}]")),
+                &detail,
+            )
+        })?;
+        columns.push(column);
+    }
+    if printed.is_empty() {
+        columns.push(table::age_column());
+    }
+    let deprecated = version.get("deprecated") == Some(&json!(true));
+    let warning = deprecated.then(|| match object::text(version, "/deprecationWarning") {
+        "" => format!("{group}/{name} {kind} is deprecated"),
+        text => text.to_owned(),
+    });
+    schema["x-kubernetes-group-version-kind"] =
+        json!([{ "group": group, "version": name, "kind": kind }]);
+    let mut reversed: Vec<&str> = group.split('.').collect();
+    reversed.reverse();
+    let version = Version {
+        definition: format!("{}.{name}.{kind}", reversed.join(".")),
+        schema: compiled,
+        status: version.pointer("/subresources/status").is_some(),
+        columns,
+        warning,
+        name,
+    };
+    Ok((version, schema))
+}
+
+fn mentions(schema: &Value, field: &str) -> bool {
+    match schema {
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(name, value)| name == field || mentions(value, field)),
+        Value::Array(items) => items.iter().any(|item| mentions(item, field)),
+        _ => false,
+    }
+}
+
+pub(super) fn error(crd: &Value, field: &str, detail: &str) -> OpenError {
+    let name = match object::name(crd) {
+        "" => "(no name)",
+        name => name,
+    };
+    OpenError::Crd {
+        name: name.to_owned(),
+        field: field.to_owned(),
+        detail: detail.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::Registry;
+
+    fn crd() -> Value {
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "pools.example.io"},
+            "spec": {"group": "example.io", "scope": "Cluster",
+                "names": {"plural": "pools", "kind": "Pool", "shortNames": ["pl"], "categories": ["lb"]},
+                "versions": [
+                    {"name": "v2", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object",
+                        "properties": {"spec": {"type": "object"}}}},
+                     "subresources": {"status": {}}},
+                    {"name": "v2alpha1", "served": true, "storage": false, "deprecated": true,
+                     "schema": {"openAPIV3Schema": {"type": "object"}}}]}})
+    }
+
+    #[test]
+    fn all_served_versions_share_one_storage() {
+        let registry = Registry::new(&[crd()]).unwrap();
+        let old = registry.find("example.io", "v2alpha1", "pools").unwrap();
+        assert_eq!(&*old.kind.resource, "pools.example.io");
+        assert_eq!(old.kind.stored_as, "example.io/v2");
+        assert_eq!(
+            old.version().warning.as_deref(),
+            Some("example.io/v2alpha1 Pool is deprecated")
+        );
+        let versions = registry
+            .groups()
+            .into_iter()
+            .find(|(group, _)| *group == "example.io")
+            .unwrap()
+            .1;
+        assert_eq!(versions, ["v2", "v2alpha1"]);
+    }
+
+    #[test]
+    fn a_bad_definition_is_refused_with_its_field() {
+        let refuse = |pointer: &str, value: Value| {
+            let mut crd = crd();
+            *crd.pointer_mut(pointer).unwrap() = value;
+            Registry::new(&[crd]).unwrap_err().to_string()
+        };
+        let text = refuse("/spec/scope", json!("Galaxy"));
+        assert_eq!(
+            text,
+            "CustomResourceDefinition pools.example.io: spec.scope: must be Namespaced or Cluster"
+        );
+        let text = refuse("/spec/versions/0/storage", json!(false));
+        assert!(
+            text.contains("spec.versions: must have exactly one version"),
+            "{text}"
+        );
+        let text = refuse(
+            "/spec/versions/0/schema/openAPIV3Schema/properties/spec/type",
+            json!("thing"),
+        );
+        assert!(
+            text.contains("spec.versions[0].schema.openAPIV3Schema.properties[spec]: unknown type"),
+            "{text}"
+        );
+        let twice = Registry::new(&[crd(), crd()]).unwrap_err().to_string();
+        assert!(twice.contains("defined twice"), "{twice}");
+    }
+}

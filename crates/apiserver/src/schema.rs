@@ -1,0 +1,270 @@
+//! Structural schemas: what a kind's objects may look like.
+//!
+//! One small walker instead of a JSON Schema library, because the answers must be Kubernetes' own: unknown fields are
+//! dropped and reported rather than refused, defaults are filled in, and an error names the field as kubectl shows it.
+//!
+//! Source: apiextensions-apiserver, structural schemas (types, nullable, `x-kubernetes-*`); messages as its validation gives
+//! them. `$ref` is resolved while the schema is compiled, so recursive types cannot be expressed; no kind served here has any.
+//! Next: `schema/walk.rs` prunes and defaults, `schema/check.rs` validates.
+
+mod check;
+mod walk;
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+use serde_json::{Map, Value};
+
+/// JSON types as schemas name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Type {
+    Object,
+    Array,
+    String,
+    Integer,
+    Number,
+    Boolean,
+}
+
+impl Type {
+    fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "object" => Self::Object,
+            "array" => Self::Array,
+            "string" => Self::String,
+            "integer" => Self::Integer,
+            "number" => Self::Number,
+            "boolean" => Self::Boolean,
+            _ => return None,
+        })
+    }
+
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Object => "object",
+            Self::Array => "array",
+            Self::String => "string",
+            Self::Integer => "integer",
+            Self::Number => "number",
+            Self::Boolean => "boolean",
+        }
+    }
+}
+
+/// How strategic merge patch merges a list instead of replacing it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MergeList {
+    ByKey(String),
+    Set,
+}
+
+/// A compiled schema.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Schema {
+    pub(crate) kind: Option<Type>,
+    pub(crate) nullable: bool,
+    pub(crate) properties: BTreeMap<String, Self>,
+    /// Schema of the values of a map.
+    pub(crate) additional: Option<Box<Self>>,
+    pub(crate) items: Option<Box<Self>>,
+    pub(crate) default: Option<Value>,
+    /// `x-kubernetes-preserve-unknown-fields`, or `additionalProperties: true`.
+    pub(crate) preserve_unknown: bool,
+    pub(crate) int_or_string: bool,
+    required: Vec<String>,
+    choices: Vec<Value>,
+    pattern: Option<Regex>,
+    format: Option<String>,
+    minimum: Option<f64>,
+    maximum: Option<f64>,
+    exclusive_minimum: bool,
+    exclusive_maximum: bool,
+    multiple_of: Option<f64>,
+    min_length: Option<u64>,
+    max_length: Option<u64>,
+    min_items: Option<u64>,
+    max_items: Option<u64>,
+    min_properties: Option<u64>,
+    max_properties: Option<u64>,
+    unique_items: bool,
+    /// `x-kubernetes-list-type: map`: the fields that tell items apart.
+    list_map_keys: Vec<String>,
+    list_set: bool,
+    /// `x-kubernetes-patch-strategy: merge` on a list; items are told apart by this field, or are plain values.
+    pub(crate) merge: Option<MergeList>,
+    all_of: Vec<Self>,
+    any_of: Vec<Self>,
+    one_of: Vec<Self>,
+    not: Option<Box<Self>>,
+}
+
+/// A schema that cannot be served, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {detail}")]
+pub(crate) struct SchemaError {
+    pub(crate) field: String,
+    pub(crate) detail: String,
+}
+
+/// Deeper than any real schema; a `$ref` that leads to itself ends here.
+const DEEPEST: usize = 64;
+
+impl Schema {
+    /// Compiles `schema`; `$ref`s name keys of `definitions` by their last path segment.
+    pub(crate) fn compile(
+        schema: &Value,
+        definitions: &Map<String, Value>,
+    ) -> Result<Self, SchemaError> {
+        compile(schema, definitions, &mut Vec::new())
+    }
+}
+
+fn compile(
+    schema: &Value,
+    definitions: &Map<String, Value>,
+    path: &mut Vec<String>,
+) -> Result<Schema, SchemaError> {
+    let fail = |path: &[String], detail: String| {
+        Err(SchemaError {
+            field: path.join("."),
+            detail,
+        })
+    };
+    if path.len() > DEEPEST {
+        return fail(path, "nested too deeply (is it recursive?)".into());
+    }
+    if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
+        let name = target.rsplit('/').next().unwrap_or_default();
+        return match definitions.get(name) {
+            Some(definition) => compile(definition, definitions, path),
+            None => fail(path, format!("unknown $ref {target:?}")),
+        };
+    }
+    let flag = |field: &str| schema.get(field).and_then(Value::as_bool).unwrap_or(false);
+    let count = |field: &str| schema.get(field).and_then(Value::as_u64);
+    let number = |field: &str| schema.get(field).and_then(Value::as_f64);
+    let words = |field: &str| -> Vec<String> {
+        let list = schema
+            .get(field)
+            .and_then(Value::as_array)
+            .map_or(&[][..], Vec::as_slice);
+        list.iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
+    };
+    let list_type = schema.get("x-kubernetes-list-type").and_then(Value::as_str);
+    let mut compiled = Schema {
+        nullable: flag("nullable"),
+        default: schema.get("default").cloned(),
+        preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
+        int_or_string: flag("x-kubernetes-int-or-string"),
+        required: words("required"),
+        choices: schema
+            .get("enum")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default(),
+        format: schema
+            .get("format")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
+        minimum: number("minimum"),
+        maximum: number("maximum"),
+        exclusive_minimum: flag("exclusiveMinimum"),
+        exclusive_maximum: flag("exclusiveMaximum"),
+        multiple_of: number("multipleOf"),
+        min_length: count("minLength"),
+        max_length: count("maxLength"),
+        min_items: count("minItems"),
+        max_items: count("maxItems"),
+        min_properties: count("minProperties"),
+        max_properties: count("maxProperties"),
+        unique_items: flag("uniqueItems"),
+        list_map_keys: if list_type == Some("map") {
+            words("x-kubernetes-list-map-keys")
+        } else {
+            Vec::new()
+        },
+        list_set: list_type == Some("set"),
+        merge: (schema
+            .get("x-kubernetes-patch-strategy")
+            .and_then(Value::as_str)
+            == Some("merge"))
+        .then(|| {
+            match schema
+                .get("x-kubernetes-patch-merge-key")
+                .and_then(Value::as_str)
+            {
+                Some(key) => MergeList::ByKey(key.to_owned()),
+                None => MergeList::Set,
+            }
+        }),
+        ..Schema::default()
+    };
+    if let Some(word) = schema.get("type").and_then(Value::as_str) {
+        compiled.kind = Type::parse(word);
+        if compiled.kind.is_none() {
+            return fail(path, format!("unknown type {word:?}"));
+        }
+    }
+    if let Some(pattern) = schema.get("pattern").and_then(Value::as_str) {
+        match Regex::new(pattern) {
+            Ok(regex) => compiled.pattern = Some(regex),
+            Err(error) => return fail(path, format!("pattern: {error}")),
+        }
+    }
+    let mut child = |step: String, schema: &Value| {
+        path.push(step);
+        let compiled = compile(schema, definitions, path);
+        path.pop();
+        compiled
+    };
+    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+        for (name, property) in properties {
+            compiled.properties.insert(
+                name.clone(),
+                child(format!("properties[{name}]"), property)?,
+            );
+        }
+    }
+    match schema.get("additionalProperties") {
+        Some(Value::Bool(true)) => compiled.preserve_unknown = true,
+        Some(value @ Value::Object(_)) => {
+            compiled.additional = Some(Box::new(child("additionalProperties".into(), value)?));
+        }
+        _ => {}
+    }
+    if let Some(items) = schema.get("items") {
+        compiled.items = Some(Box::new(child("items".into(), items)?));
+    }
+    for (field, into) in [
+        ("allOf", &mut compiled.all_of),
+        ("anyOf", &mut compiled.any_of),
+        ("oneOf", &mut compiled.one_of),
+    ] {
+        let list = schema
+            .get(field)
+            .and_then(Value::as_array)
+            .map_or(&[][..], Vec::as_slice);
+        for (n, schema) in list.iter().enumerate() {
+            into.push(child(format!("{field}[{n}]"), schema)?);
+        }
+    }
+    if let Some(not) = schema.get("not") {
+        compiled.not = Some(Box::new(child("not".into(), not)?));
+    }
+    Ok(compiled)
+}
+
+/// `spec` + `ports` = `spec.ports`.
+pub(crate) fn join(path: &str, field: &str) -> String {
+    if path.is_empty() {
+        field.to_owned()
+    } else {
+        format!("{path}.{field}")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+//! The API as a process part: opening it, serving it, ending it.
+//!
+//! ```text
+//!  run ── Supervisor ─┬─ api-writer (thread): engine::Writer, ends when the last handler is gone
+//!                     └─ listener (task) ── Tasks(limits.connections): one per connection, TLS, HTTP/1.1 or h2
+//! ```
+//! Connections beyond the limit wait in the kernel's accept queue. On stop: no new connections, watches end, requests under
+//! way have `LAST_CALL` to finish, then the writer commits what it was given and ends.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use base64::Engine as _;
+use fairlead_rt::{CancellationToken, Supervisor, Tasks};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use crate::api::Api;
+use crate::auth::{Auth, Token};
+use crate::config::{Config, OpenError, RunError};
+use crate::engine::Writer;
+use crate::stall::Stall;
+use crate::store::RedbStore;
+use crate::{files, tls};
+
+/// A client that has not finished its handshake or its request's head by then is no client.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long requests under way may take once the server stops.
+const LAST_CALL: Duration = Duration::from_secs(3);
+/// A listener out of file descriptors tries again after this.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// An open API: the store is loaded, the port is bound, nothing is served yet.
+pub struct Server {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    tls: TlsAcceptor,
+    api: Arc<Api>,
+    writer: Writer<RedbStore>,
+    kubeconfig: String,
+    config: Config,
+}
+
+impl Server {
+    /// Loads or makes everything in the data directory and binds the port. Blocks on the disk.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing is left running.
+    pub fn open(config: Config) -> Result<Self, OpenError> {
+        files::private_dir(&config.data_dir)?;
+        let token = admin_token(&config)?;
+        let (api, writer) = Api::open(&config, Auth::new(&token))?;
+        let identity = tls::identity(&config)?;
+        let listen = |source| OpenError::Listen {
+            listen: config.listen,
+            source,
+        };
+        let listener = TcpListener::bind(config.listen).map_err(listen)?;
+        listener.set_nonblocking(true).map_err(listen)?;
+        let local_addr = listener.local_addr().map_err(listen)?;
+
+        let url = config
+            .advertise_url
+            .clone()
+            .unwrap_or_else(|| format!("https://{}", dialled(local_addr)));
+        let kubeconfig = kubeconfig(&url, &identity.ca_pem, &token);
+        files::write_private(
+            &config.data_dir.join("admin.kubeconfig"),
+            kubeconfig.as_bytes(),
+        )?;
+        if let Some(path) = &config.kubeconfig_path {
+            files::write_private(path, kubeconfig.as_bytes())?;
+        }
+        let tls = TlsAcceptor::from(identity.server);
+        Ok(Self {
+            listener,
+            local_addr,
+            tls,
+            api: Arc::new(api),
+            writer,
+            kubeconfig,
+            config,
+        })
+    }
+
+    /// The admin's kubeconfig, YAML: CA, token and URL in one text. A secret.
+    pub fn kubeconfig(&self) -> &str {
+        &self.kubeconfig
+    }
+
+    /// The bound address, with the port that was taken when 0 was asked for.
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Serves until `stop` fires or something breaks for good.
+    ///
+    /// # Errors
+    /// [`RunError`] when the listener or the writer is gone; `Ok` only after `stop`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends connections at once; acknowledged writes are on disk all the same.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
+        let Self {
+            listener,
+            local_addr,
+            tls,
+            api,
+            writer,
+            config,
+            ..
+        } = self;
+        let listener = tokio::net::TcpListener::from_std(listener)
+            .map_err(|source| RunError::Listener { source })?;
+        tracing::info!(listen = %local_addr, "API is served");
+        let mut tasks = Supervisor::new("apiserver", stop);
+        tasks.spawn_thread("api-writer", move |_stop| -> Result<(), Infallible> {
+            writer.run();
+            Ok(())
+        });
+        let stop = tasks.token();
+        tasks.spawn("listener", async move {
+            accept(&listener, &tls, &api, &config, &stop).await;
+            Ok::<(), Infallible>(())
+        });
+        tasks
+            .first_exit()
+            .await
+            .map_err(|source| RunError::Task { source })
+    }
+}
+
+/// The admin's token, made at the first start.
+fn admin_token(config: &Config) -> Result<Token, OpenError> {
+    let path = config.data_dir.join("admin.token");
+    if let Some(token) = files::read(&path)?.as_deref().and_then(Token::parse) {
+        return Ok(token);
+    }
+    let token = Token::random();
+    files::write_private(&path, token.reveal().as_bytes())?;
+    Ok(token)
+}
+
+/// Where a client on this machine reaches a listener on `bound`.
+fn dialled(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
+}
+
+fn kubeconfig(url: &str, ca_pem: &str, token: &Token) -> String {
+    let ca = base64::engine::general_purpose::STANDARD.encode(ca_pem);
+    let value = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "fairlead", "cluster": { "server": url, "certificate-authority-data": ca } }],
+        "users": [{ "name": "admin", "user": { "token": token.reveal() } }],
+        "contexts": [{ "name": "fairlead", "context": { "cluster": "fairlead", "user": "admin" } }],
+        "current-context": "fairlead",
+    });
+    serde_norway::to_string(&value).expect("JSON values are YAML values")
+}
+
+async fn accept(
+    listener: &tokio::net::TcpListener,
+    tls: &TlsAcceptor,
+    api: &Arc<Api>,
+    config: &Config,
+    stop: &CancellationToken,
+) {
+    let mut connections = Tasks::new("api connections", config.limits.connections);
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let socket = match accepted {
+            Ok((socket, _peer)) => socket,
+            Err(error) => {
+                // Either that one connection is gone already, or descriptors ran out: both pass.
+                tracing::warn!(error = %error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        let connection = serve(
+            socket,
+            tls.clone(),
+            api.clone(),
+            config.limits.write_stall,
+            stop.clone(),
+        );
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = connections.spawn(connection) => {}
+        }
+    }
+    if tokio::time::timeout(LAST_CALL, connections.join())
+        .await
+        .is_err()
+    {
+        tracing::debug!(
+            "ended {} connections that were still open",
+            connections.len()
+        );
+    }
+}
+
+async fn serve(
+    socket: TcpStream,
+    tls: TlsAcceptor,
+    api: Arc<Api>,
+    stall: Duration,
+    stop: CancellationToken,
+) {
+    if let Err(error) = talk(socket, tls, api, stall, stop).await {
+        // Port scans, clients that went away, clients that do not trust the CA: nothing an operator must act on.
+        tracing::debug!(error = %error, "connection ended");
+    }
+}
+
+async fn talk(
+    socket: TcpStream,
+    tls: TlsAcceptor,
+    api: Arc<Api>,
+    stall: Duration,
+    stop: CancellationToken,
+) -> Result<(), fairlead_rt::BoxError> {
+    socket.set_nodelay(true)?;
+    let late = |_elapsed| io::Error::from(io::ErrorKind::TimedOut);
+    let stream = tokio::time::timeout(HANDSHAKE, tls.accept(socket))
+        .await
+        .map_err(late)??;
+    let watches = stop.clone();
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let (api, stop) = (api.clone(), watches.clone());
+        async move { Ok::<_, Infallible>(api.handle(request.map(Body::new), stop).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HANDSHAKE);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(stall))
+        .max_concurrent_streams(Some(250));
+    let connection = builder.serve_connection(TokioIo::new(Stall::new(stream, stall)), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}

@@ -1,0 +1,214 @@
+//! Strategic merge patch: a merge patch that knows which lists are merged item by item.
+//!
+//! Source: Kubernetes' "Strategic Merge Patch" (sig-api-machinery), with its directives `$patch`, `$retainKeys`,
+//! `$setElementOrder` and `$deleteFromPrimitiveList`. Which lists merge, and by which field, the schema says.
+//!
+//! One difference on purpose: ports of a Service are told apart by port *and protocol* as soon as a port number occurs
+//! twice. Kubernetes uses the number alone and so turns 53/TCP into 53/UDP when 53/UDP is added (kubernetes #39188).
+
+use serde_json::{Map, Value};
+
+use crate::schema::{MergeList, Schema};
+
+const PATCH: &str = "$patch";
+const RETAIN: &str = "$retainKeys";
+const ORDER: &str = "$setElementOrder/";
+const DELETE: &str = "$deleteFromPrimitiveList/";
+
+/// Merges `patch` into `current`. The error says which directive is wrong.
+pub(crate) fn merge(schema: &Schema, current: &mut Value, patch: &Value) -> Result<(), String> {
+    match patch {
+        Value::Object(fields) => merge_object(Some(schema), current, fields),
+        _ => Err("the patch must be an object".into()),
+    }
+}
+
+fn merge_object(
+    schema: Option<&Schema>,
+    current: &mut Value,
+    patch: &Map<String, Value>,
+) -> Result<(), String> {
+    match patch
+        .get(PATCH)
+        .map(|directive| directive.as_str().unwrap_or_default())
+    {
+        None | Some("merge") => {}
+        Some("replace") => {
+            *current = Value::Object(
+                patch
+                    .iter()
+                    .filter(|(k, _)| *k != PATCH)
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect(),
+            );
+            return Ok(());
+        }
+        Some("delete") => {
+            *current = Value::Object(Map::new());
+            return Ok(());
+        }
+        Some(other) => return Err(format!("{PATCH}: unknown directive {other:?}")),
+    }
+    if !current.is_object() {
+        *current = Value::Object(Map::new());
+    }
+    let fields = current.as_object_mut().expect("made an object just above");
+    if let Some(retain) = patch.get(RETAIN) {
+        let retain = retain
+            .as_array()
+            .ok_or_else(|| format!("{RETAIN} must be a list"))?;
+        fields.retain(|name, _| retain.iter().any(|kept| kept == name.as_str()));
+    }
+    for (name, value) in patch {
+        let list = name.strip_prefix(DELETE);
+        if let Some(list) = list {
+            let gone = value
+                .as_array()
+                .ok_or_else(|| format!("{name} must be a list"))?;
+            if let Some(Value::Array(items)) = fields.get_mut(list) {
+                items.retain(|item| !gone.contains(item));
+            }
+        }
+        if name.starts_with('$') {
+            continue;
+        }
+        let child =
+            schema.and_then(|schema| schema.properties.get(name).or(schema.additional.as_deref()));
+        match value {
+            Value::Null => {
+                fields.remove(name);
+            }
+            Value::Object(inner) => {
+                merge_object(
+                    child,
+                    fields.entry(name.clone()).or_insert(Value::Null),
+                    inner,
+                )?;
+            }
+            Value::Array(items) => {
+                let order = patch
+                    .get(&format!("{ORDER}{name}"))
+                    .and_then(Value::as_array);
+                let merged = match child.and_then(|schema| schema.merge.as_ref()) {
+                    Some(strategy) => {
+                        let old = fields
+                            .get(name)
+                            .and_then(Value::as_array)
+                            .cloned()
+                            .unwrap_or_default();
+                        let item = child.and_then(|schema| schema.items.as_deref());
+                        merge_list(strategy, item, old, items, order.map_or(&[], Vec::as_slice))?
+                    }
+                    None => items.clone(),
+                };
+                fields.insert(name.clone(), Value::Array(merged));
+            }
+            scalar => {
+                fields.insert(name.clone(), scalar.clone());
+            }
+        }
+    }
+    for (name, order) in patch
+        .iter()
+        .filter_map(|(name, order)| Some((name.strip_prefix(ORDER)?, order)))
+    {
+        let order = order
+            .as_array()
+            .ok_or_else(|| format!("{ORDER}{name} must be a list"))?;
+        let strategy = schema.and_then(|schema| schema.properties.get(name)?.merge.as_ref());
+        if let (Some(Value::Array(items)), Some(strategy)) = (fields.get_mut(name), strategy) {
+            reorder(strategy, items, order);
+        }
+    }
+    Ok(())
+}
+
+fn merge_list(
+    strategy: &MergeList,
+    item_schema: Option<&Schema>,
+    mut items: Vec<Value>,
+    patch: &[Value],
+    order: &[Value],
+) -> Result<Vec<Value>, String> {
+    let MergeList::ByKey(key) = strategy else {
+        for value in patch {
+            if !items.contains(value) {
+                items.push(value.clone());
+            }
+        }
+        return Ok(items);
+    };
+    let directive = |value: &Value| value.get(PATCH).and_then(Value::as_str).map(str::to_owned);
+    if patch
+        .iter()
+        .any(|value| directive(value).as_deref() == Some("replace"))
+    {
+        return Ok(patch
+            .iter()
+            .filter(|value| directive(value).is_none())
+            .cloned()
+            .collect());
+    }
+    let by_protocol =
+        key == "port" && (has_twins(key, &items) || has_twins(key, patch) || has_twins(key, order));
+    let same = |a: &Value, b: &Value| {
+        a.get(key) == b.get(key) && (!by_protocol || protocol(a) == protocol(b))
+    };
+    for value in patch {
+        let Value::Object(fields) = value else {
+            return Err(format!("items of a list merged by {key} must be objects"));
+        };
+        if !fields.contains_key(key) {
+            return Err(format!(
+                "map: {value} does not contain declared merge key: {key}"
+            ));
+        }
+        match directive(value).as_deref() {
+            Some("delete") => items.retain(|item| !same(item, value)),
+            None | Some("merge") => match items.iter_mut().find(|item| same(item, value)) {
+                Some(item) => merge_object(item_schema, item, fields)?,
+                None => {
+                    let mut item = Value::Null;
+                    merge_object(item_schema, &mut item, fields)?;
+                    items.push(item);
+                }
+            },
+            Some(other) => return Err(format!("{PATCH}: unknown directive {other:?}")),
+        }
+    }
+    Ok(items)
+}
+
+fn protocol(port: &Value) -> &str {
+    port.get("protocol")
+        .and_then(Value::as_str)
+        .unwrap_or("TCP")
+}
+
+fn has_twins(key: &str, items: &[Value]) -> bool {
+    items.iter().enumerate().any(|(n, item)| {
+        let value = item.get(key);
+        value.is_some() && items[..n].iter().any(|other| other.get(key) == value)
+    })
+}
+
+/// Puts the items that `order` names into its order; the others stay where they are.
+fn reorder(strategy: &MergeList, items: &mut [Value], order: &[Value]) {
+    let rank = |item: &Value| match strategy {
+        MergeList::Set => order.iter().position(|wanted| wanted == item),
+        MergeList::ByKey(key) => order
+            .iter()
+            .position(|wanted| wanted.get(key) == item.get(key)),
+    };
+    let places: Vec<usize> = (0..items.len())
+        .filter(|&n| rank(&items[n]).is_some())
+        .collect();
+    let mut named: Vec<Value> = places.iter().map(|&n| items[n].clone()).collect();
+    named.sort_by_key(|item| rank(item));
+    for (place, item) in places.into_iter().zip(named) {
+        items[place] = item;
+    }
+}
+
+#[cfg(test)]
+mod tests;

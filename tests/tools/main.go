@@ -1,0 +1,37 @@
+// Command tools is every Kubernetes program that the tests need, in one file: it dispatches on the name it is called by.
+//
+// The build script links each name to the one built file, as busybox does, so that the Kubernetes libraries are compiled
+// and stored once. A program is added by one entry in `programs` and one name in build.sh.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"maps"
+)
+
+// programs maps the name a program is called by to its entry point, which returns the exit code.
+var programs = map[string]func() int{
+	"kubectl": kubectl,
+}
+
+func main() {
+	name := filepath.Base(os.Args[0])
+	program, known := programs[name]
+	if !known && len(os.Args) > 1 {
+		// Called by the name of the built file: `tools kubectl get pods`.
+		name = os.Args[1]
+		program, known = programs[name]
+		os.Args = os.Args[1:]
+	}
+	if !known {
+		names := slices.Sorted(maps.Keys(programs))
+		fmt.Fprintf(os.Stderr, "tools: no program %q; known: %s\n", name, strings.Join(names, ", "))
+		os.Exit(2)
+	}
+	os.Exit(program())
+}
