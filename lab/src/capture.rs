@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,9 @@ use crate::clock;
 use crate::error::LabError;
 use crate::node::Node;
 
+#[cfg(test)]
+mod tests;
+
 /// Frames kept; a failover's few seconds at the lab's load are a tenth of it.
 const FRAMES: usize = 100_000;
 /// Bytes kept of each frame: headers, and the start of what they carry.
@@ -35,7 +38,7 @@ const PACKET_OUTGOING: u8 = 4;
 pub struct Capture {
     stop: Arc<AtomicBool>,
     /// `None` once it has been asked for its frames.
-    thread: Option<JoinHandle<Result<VecDeque<Frame>, LabError>>>,
+    thread: Option<JoinHandle<VecDeque<Frame>>>,
 }
 
 /// One frame.
@@ -51,12 +54,12 @@ impl Capture {
     pub fn start(node: &Node, skip: &str) -> Result<Self, LabError> {
         let index = node.run(&["cat", &format!("/sys/class/net/{skip}/ifindex")])?;
         let skip = index.trim().parse().unwrap_or(usize::MAX);
+        // The socket exists when this returns: no frame sent afterwards is missed.
+        let what = format!("capture on {}", node.name());
+        let socket = node.in_netns(open)?.map_err(LabError::io(|| what))?;
         let stop = Arc::new(AtomicBool::new(false));
         let theirs = Arc::clone(&stop);
-        let name = node.name().to_owned();
-        let thread = node.thread_in_netns(move || {
-            frames(skip, &theirs).map_err(LabError::io(|| format!("capture on {name}")))
-        })?;
+        let thread = std::thread::spawn(move || frames(&socket, skip, &theirs));
         Ok(Self {
             stop,
             thread: Some(thread),
@@ -72,7 +75,7 @@ impl Capture {
             .expect("`write` takes the capture, so it runs once");
         let frames = thread
             .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         write_pcap(path, &frames).map_err(LabError::io(|| format!("write {}", path.display())))
     }
 }
@@ -83,7 +86,7 @@ impl Drop for Capture {
     }
 }
 
-fn frames(skip: usize, stop: &AtomicBool) -> io::Result<VecDeque<Frame>> {
+fn open() -> io::Result<OwnedFd> {
     let all = SockProtocol::EthAll;
     let socket = socket(
         AddressFamily::Packet,
@@ -97,6 +100,10 @@ fn frames(skip: usize, stop: &AtomicBool) -> io::Result<VecDeque<Frame>> {
         &TimeVal::milliseconds(100),
     )?;
     setsockopt(&socket, sockopt::RcvBuf, &(4 << 20))?;
+    Ok(socket)
+}
+
+fn frames(socket: &OwnedFd, skip: usize, stop: &AtomicBool) -> VecDeque<Frame> {
     let mut kept = VecDeque::new();
     let mut buffer = [0; 2048];
     while !stop.load(Ordering::Relaxed) {
@@ -116,7 +123,7 @@ fn frames(skip: usize, stop: &AtomicBool) -> io::Result<VecDeque<Frame>> {
             bytes,
         });
     }
-    Ok(kept)
+    kept
 }
 
 /// The classic pcap format, link type Ethernet.

@@ -9,6 +9,7 @@
 //! client's packets tell whether it works. Next: `drive/failover.rs`, what is measured.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -31,12 +32,8 @@ pub mod view;
 pub const NODES: [&str; 2] = ["lb1", "lb2"];
 /// Their interface on the LAN.
 pub const INTERFACE: &str = "eth1";
-/// The Service of the example manifests.
+/// The Service of the example manifests that the job is about, if no other is asked for.
 pub const SERVICE: &str = "default/web";
-/// Its TCP port.
-pub const TCP_PORT: u16 = 80;
-/// Its UDP port.
-pub const UDP_PORT: u16 = 7;
 /// Bytes of an upload, many times a segment at an MTU of 1500.
 pub const UPLOAD: usize = 1 << 20;
 /// How long the whole may take to become ready, cold.
@@ -77,11 +74,40 @@ impl JobError {
     }
 }
 
+/// What clients of a Service dial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frontends {
+    /// Its VIPs, IPv4 first.
+    pub vips: Vec<IpAddr>,
+    /// Its TCP port.
+    pub tcp_port: u16,
+    /// Its UDP port.
+    pub udp_port: u16,
+}
+
+impl Frontends {
+    /// The TCP frontend of each VIP.
+    pub fn tcp(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.vips
+            .iter()
+            .map(|vip| SocketAddr::new(*vip, self.tcp_port))
+    }
+
+    /// `count` things divided as evenly as possible over the TCP frontends.
+    pub fn divide(&self, count: usize) -> impl Iterator<Item = (SocketAddr, usize)> + '_ {
+        let n_vips = self.vips.len();
+        let share = move |idx| count / n_vips + usize::from(idx < count % n_vips);
+        self.tcp()
+            .enumerate()
+            .map(move |(idx, target)| (target, share(idx)))
+    }
+}
+
 /// A Service that is up.
 #[derive(Debug, Clone)]
 pub struct Ready {
-    /// Its VIPs, IPv4 first.
-    pub vips: Vec<IpAddr>,
+    /// Its VIPs, IPv4 first, with their ports.
+    pub service: Frontends,
     /// The node that answers for them.
     pub owner: String,
     /// Why this one.
@@ -103,7 +129,7 @@ pub struct Served {
 #[derive(Debug)]
 pub struct Job {
     lab: Lab,
-    manifests: PathBuf,
+    service: String,
     appliances: BTreeMap<String, Child>,
     /// Latest frames on the switch; `None` once written.
     capture: Option<Capture>,
@@ -111,21 +137,25 @@ pub struct Job {
 }
 
 impl Job {
-    /// Starts the appliances in `lab` on the manifests of a folder.
-    pub fn start(lab: Lab, manifests: &Path, say: Say) -> Result<Self, JobError> {
+    /// Starts the appliances in `lab` on the manifests of some folders; `service` is NAMESPACE/NAME.
+    pub fn start(
+        lab: Lab,
+        manifests: &[PathBuf],
+        service: &str,
+        say: Say,
+    ) -> Result<Self, JobError> {
         for program in ["fairlead-appliance", "fairlead"] {
             let path = lab.bin_dir().join(program);
             if !path.exists() {
                 return Err(JobError::NoBinary { path });
             }
         }
-        let manifests = manifests
-            .canonicalize()
-            .map_err(LabError::io(|| format!("find {}", manifests.display())))?;
+        gather(manifests, &lab.run_dir(NODES[0]).join("manifests"))?;
         let capture = Some(Capture::start(&lab.node("switch")?, "br0")?);
+        let service = service.to_owned();
         let mut job = Self {
             lab,
-            manifests,
+            service,
             appliances: BTreeMap::new(),
             capture,
             say,
@@ -158,18 +188,18 @@ impl Job {
             }
         });
         match ready {
-            Some((vips, owner, why)) => Ok(Ready {
-                vips,
+            Some((service, owner, why)) => Ok(Ready {
+                service,
                 owner,
                 why,
                 after: clock::now().saturating_sub(start),
             }),
-            None => Err(self.broken(&format!("{SERVICE} is not ready"), &missing)),
+            None => Err(self.broken(&format!("{} is not ready", self.service), &missing)),
         }
     }
 
     /// VIPs, owner and reason if everything is ready, else what is missing.
-    fn look(&mut self) -> Result<(Vec<IpAddr>, String, String), String> {
+    fn look(&mut self) -> Result<(Frontends, String, String), String> {
         for (node, child) in &mut self.appliances {
             if let Ok(Some(status)) = child.try_wait() {
                 return Err(format!("fairlead-appliance on {node} ended: {status}"));
@@ -180,31 +210,28 @@ impl Job {
             let node = self.lab.node(node).map_err(|e| chain(&e))?;
             views.push(view::NodeView::ask(&node).map_err(|e| chain(&e))?);
         }
-        let (vips, owner, why) = view::agreed(&views)?;
+        let (service, owner, why) = view::agreed(&self.service, &views)?;
         let client = self.client().map_err(|e| chain(&e))?;
-        for vip in &vips {
-            let answer = requests(&client, SocketAddr::new(*vip, TCP_PORT), 1);
-            let answer = answer.map_err(|e| chain(&e))?;
+        for target in service.tcp() {
+            let answer = requests(&client, target, 1).map_err(|e| chain(&e))?;
             if answer.failed > 0 {
                 return Err(format!(
-                    "the client gets no answer from {vip}: {:?}",
+                    "the client gets no answer from {target}: {:?}",
                     answer.why
                 ));
             }
         }
-        Ok((vips, owner, why))
+        Ok((service, owner, why))
     }
 
     /// Makes `count` requests, divided over the VIPs, and an upload to each of them.
-    pub fn serve(&mut self, vips: &[IpAddr], count: usize) -> Result<Served, JobError> {
+    pub fn serve(&mut self, service: &Frontends, count: usize) -> Result<Served, JobError> {
         let client = self.client()?;
         let mut served = Served::default();
-        for (idx, vip) in vips.iter().enumerate() {
-            let share = count / vips.len() + usize::from(idx < count % vips.len());
-            let target = SocketAddr::new(*vip, TCP_PORT);
+        for (target, share) in service.divide(count) {
             served.requests.add(requests(&client, target, share)?);
             match upload(&client, target, UPLOAD) {
-                Ok(server) => drop(served.uploads.insert(*vip, server)),
+                Ok(server) => drop(served.uploads.insert(target.ip(), server)),
                 Err(e) => return Err(self.broken("an upload failed", &chain(&e))),
             }
         }
@@ -231,7 +258,7 @@ impl Job {
     pub fn broken(&mut self, what: &str, why: &str) -> JobError {
         let link = NODES.iter().find_map(|node| {
             let node = self.lab.node(node).ok()?;
-            view::first_broken_link(&node)
+            view::first_broken_link(&node, &self.service)
         });
         let why = link.map_or_else(|| why.to_owned(), |link| format!("{why}; {link}"));
         let dir = evidence::keep(&self.lab, "run");
@@ -246,4 +273,19 @@ impl Job {
             evidence: dir.display().to_string(),
         }
     }
+}
+
+/// Copies the manifests of `folders` into one, for the first node to read.
+fn gather(folders: &[PathBuf], to: &Path) -> Result<(), LabError> {
+    let what = |at: &Path| format!("copy manifests from {}", at.display());
+    fs::create_dir_all(to).map_err(LabError::io(|| format!("make {}", to.display())))?;
+    for folder in folders {
+        let entries = fs::read_dir(folder).map_err(LabError::io(|| what(folder)))?;
+        for entry in entries {
+            let from = entry.map_err(LabError::io(|| what(folder)))?;
+            fs::copy(from.path(), to.join(from.file_name()))
+                .map_err(LabError::io(|| what(&from.path())))?;
+        }
+    }
+    Ok(())
 }

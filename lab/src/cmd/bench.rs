@@ -55,13 +55,13 @@ pub(super) fn bench(args: &BenchArgs) -> miette::Result<()> {
 
 fn rounds(lab: Lab, args: &BenchArgs) -> miette::Result<Vec<Failover>> {
     let tell = args.run.say();
-    let mut job = Job::start(lab, &args.run.manifests(), tell)?;
+    let mut job = Job::start(lab, &args.run.manifests(), &args.run.service, tell)?;
     let mut rounds = Vec::new();
     let mut random = rand::rng();
     for round in 1..=args.rounds {
         let ready = job.wait_ready()?;
         let after = Duration::from_millis(random.random_range(0..MOMENTS));
-        let failover = job.fail_over(&ready.owner, &ready.vips, args.connections, after)?;
+        let failover = job.fail_over(&ready.owner, &ready.service, args.connections, after)?;
         tell(&format!(
             "round {round}/{}: {} died; dark {} ms (TCP connects {} ms), broken {}, broken while listening {}",
             args.rounds,

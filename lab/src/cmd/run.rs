@@ -1,6 +1,6 @@
 //! `run`: the main job on real input, from an empty machine to a node that dies.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use super::updown::{bring_up, name_of};
 use super::{LabArgs, OutputFormat, lab_dir, say, tell};
 use crate::drive::failover::Failover;
-use crate::drive::{Job, Ready, SERVICE, Say, Served, TCP_PORT, UDP_PORT};
+use crate::drive::{Frontends, Job, Ready, SERVICE, Say, Served};
 use crate::runner::Lab;
 use crate::traffic::connections::Outcome;
 
@@ -26,9 +26,12 @@ const WARM_UP: Duration = Duration::from_secs(1);
 pub struct RunArgs {
     #[command(flatten)]
     pub(super) lab: LabArgs,
-    /// Folder of the manifests.
+    /// Folders of the manifests; default: configs/examples/NAME.
     #[arg(long)]
-    pub(super) manifests: Option<PathBuf>,
+    manifests: Vec<PathBuf>,
+    /// The Service that requests go to, as NAMESPACE/NAME.
+    #[arg(long, default_value = SERVICE)]
+    pub(super) service: String,
     /// Take the lab down at the end instead of leaving it to play with.
     #[arg(long)]
     once: bool,
@@ -39,10 +42,11 @@ pub struct RunArgs {
 
 impl RunArgs {
     /// The manifests, as asked for or the example's.
-    pub(super) fn manifests(&self) -> PathBuf {
-        self.manifests
-            .clone()
-            .unwrap_or_else(|| lab_dir().join("../configs/examples").join(&self.lab.name))
+    pub(super) fn manifests(&self) -> Vec<PathBuf> {
+        if !self.manifests.is_empty() {
+            return self.manifests.clone();
+        }
+        vec![lab_dir().join("../configs/examples").join(&self.lab.name)]
     }
 
     /// Where progress goes.
@@ -87,23 +91,23 @@ pub(super) fn fresh_lab(args: &LabArgs, say: Say) -> miette::Result<Lab> {
 fn main_job(lab: Lab, args: &RunArgs) -> miette::Result<serde_json::Value> {
     let say = args.say();
     say("==> starting two appliances");
-    let mut job = Job::start(lab, &args.manifests(), say)?;
+    let mut job = Job::start(lab, &args.manifests(), &args.service, say)?;
     let ready = job.wait_ready()?;
-    show_ready(&job, &ready, say)?;
+    show_ready(&job, &args.service, &ready, say)?;
 
     say(&format!(
         "==> {REQUESTS} requests and an upload to each VIP"
     ));
-    let served = job.serve(&ready.vips, REQUESTS)?;
+    let served = job.serve(&ready.service, REQUESTS)?;
     show_served(&served, say);
 
     let owner = &ready.owner;
     say(&format!(
         "==> killing {owner} (kill -9) and cutting its link, {CONNECTIONS}+{CONNECTIONS} connections open"
     ));
-    let failover = job.fail_over(owner, &ready.vips, CONNECTIONS, WARM_UP)?;
+    let failover = job.fail_over(owner, &ready.service, CONNECTIONS, WARM_UP)?;
     show_failover(&failover, say);
-    for line in job.neighbours(&ready.vips)? {
+    for line in job.neighbours(&ready.service.vips)? {
         say(&format!("    client: {line}"));
     }
     let summary = summary(&ready, &served, &failover);
@@ -124,20 +128,20 @@ fn main_job(lab: Lab, args: &RunArgs) -> miette::Result<serde_json::Value> {
             "    both nodes are up again after {} ms",
             ready.after.as_millis()
         ));
-        commands(job.lab(), &ready.vips, say)?;
+        commands(job.lab(), args, &ready.service, say)?;
     }
     Ok(summary)
 }
 
-fn show_ready(job: &Job, ready: &Ready, say: Say) -> miette::Result<()> {
-    let vips = list(&ready.vips);
+fn show_ready(job: &Job, service: &str, ready: &Ready, say: Say) -> miette::Result<()> {
+    let vips = list(&ready.service.vips);
     say(&format!(
-        "==> {SERVICE} has {vips}, ready after {} ms",
+        "==> {service} has {vips}, ready after {} ms",
         ready.after.as_millis()
     ));
     say(&format!("    owner: {}, {}", ready.owner, ready.why));
     say("==> the client's neighbours (ip neigh)");
-    for line in job.neighbours(&ready.vips)? {
+    for line in job.neighbours(&ready.service.vips)? {
         say(&format!("    {line}"));
     }
     Ok(())
@@ -183,8 +187,8 @@ fn show_failover(failover: &Failover, say: Say) {
 
 fn summary(ready: &Ready, served: &Served, failover: &Failover) -> serde_json::Value {
     json!({
-        "vip": ready.vips.first(),
-        "vips": ready.vips,
+        "vip": ready.service.vips.first(),
+        "vips": ready.service.vips,
         "owner": ready.owner,
         "reason": ready.why,
         "requests": served.requests.requests,
@@ -200,25 +204,20 @@ fn summary(ready: &Ready, served: &Served, failover: &Failover) -> serde_json::V
 }
 
 /// What to type next.
-fn commands(lab: &Lab, vips: &[IpAddr], say: Say) -> miette::Result<()> {
+fn commands(lab: &Lab, args: &RunArgs, service: &Frontends, say: Say) -> miette::Result<()> {
     let program = std::env::current_exe().into_diagnostic()?;
     let exec = format!("{} exec --lab {}", program.display(), lab.name());
     say("==> the lab stays up; try:");
     say(&format!("    {exec} lb1 fairlead status"));
     say(&format!("    {exec} lb2 fairlead l2 list"));
-    say(&format!("    {exec} lb1 fairlead explain svc {SERVICE}"));
-    for vip in vips {
-        let host = if vip.is_ipv6() {
-            format!("[{vip}]")
-        } else {
-            vip.to_string()
-        };
-        say(&format!(
-            "    {exec} client fairlead-lab ask {host}:{TCP_PORT}"
-        ));
-        say(&format!(
-            "    {exec} client fairlead-lab ask --udp {host}:{UDP_PORT}"
-        ));
+    say(&format!(
+        "    {exec} lb1 fairlead explain svc {}",
+        args.service
+    ));
+    for tcp in service.tcp() {
+        let udp = SocketAddr::new(tcp.ip(), service.udp_port);
+        say(&format!("    {exec} client fairlead-lab ask {tcp}"));
+        say(&format!("    {exec} client fairlead-lab ask --udp {udp}"));
     }
     say(&format!("    {exec} client ip neigh"));
     say(&format!("    ./x lab down {}", lab.name()));

@@ -11,6 +11,8 @@ use crate::error::LabError;
 const API_PORT: u16 = 6443;
 /// Where a node keeps its state; the folder is the node's own (`Lab::run_dir`).
 const STATE_DIR: &str = "/run/fairlead/state";
+/// The manifests, as the first node sees them.
+const MANIFESTS: &str = "/run/fairlead/manifests";
 /// The kubeconfig that the joining node was given.
 const JOIN_KUBECONFIG: &str = "/run/fairlead/join.kubeconfig";
 
@@ -24,7 +26,7 @@ impl Job {
         flag("--state-dir", STATE_DIR);
         let address = self.address_of(NODES[0])?;
         if node == NODES[0] {
-            flag("--manifests", &self.manifests.display().to_string());
+            flag("--manifests", MANIFESTS);
             flag("--listen", &format!("{address}:{API_PORT}"));
         } else {
             self.hand_over_kubeconfig(node)?;

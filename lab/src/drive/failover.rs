@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{INTERFACE, Job, JobError, TCP_PORT, UDP_PORT};
+use super::{Frontends, INTERFACE, Job, JobError};
 use crate::clock;
 use crate::traffic::connections::{self, Connections, Talker};
 use crate::traffic::dark::{Darkness, darkness};
@@ -61,24 +61,23 @@ impl Job {
     pub fn fail_over(
         &mut self,
         victim: &str,
-        vips: &[IpAddr],
+        service: &Frontends,
         count: usize,
         after: Duration,
     ) -> Result<Failover, JobError> {
         let client = self.client()?;
         let mut sets = Vec::new();
         for talker in [Talker::Client, Talker::Server] {
-            for (idx, vip) in vips.iter().enumerate() {
-                let share = count / vips.len() + usize::from(idx < count % vips.len());
-                let target = SocketAddr::new(*vip, TCP_PORT);
+            for (target, share) in service.divide(count) {
                 sets.push((talker, Connections::open(&client, target, share, talker)?));
             }
         }
         let mut udp = BTreeMap::new();
         let mut tcp = BTreeMap::new();
-        for vip in vips {
-            udp.insert(*vip, Probe::udp(&client, SocketAddr::new(*vip, UDP_PORT))?);
-            tcp.insert(*vip, Probe::tcp(&client, SocketAddr::new(*vip, TCP_PORT))?);
+        for target in service.tcp() {
+            let echo = SocketAddr::new(target.ip(), service.udp_port);
+            udp.insert(target.ip(), Probe::udp(&client, echo)?);
+            tcp.insert(target.ip(), Probe::tcp(&client, target)?);
         }
         for (vip, probe) in &udp {
             if !probe.wait_answered_after(Duration::ZERO, Duration::from_secs(3)) {

@@ -5,13 +5,16 @@ use std::net::IpAddr;
 
 use fairlead_observe::explain::ExplainView;
 use fairlead_observe::l2::L2Row;
-use fairlead_observe::service::ServiceView;
+use fairlead_observe::service::{FrontendView, ServiceView};
 use fairlead_observe::status::StatusView;
 use serde::de::DeserializeOwned;
 
-use super::{NODES, SERVICE};
+use super::{Frontends, NODES};
 use crate::error::LabError;
 use crate::node::Node;
+
+#[cfg(test)]
+mod tests;
 
 /// One node's view.
 #[derive(Debug)]
@@ -48,54 +51,20 @@ fn ask<T: DeserializeOwned>(node: &Node, question: &[&str]) -> Result<T, LabErro
     })
 }
 
-/// VIPs (IPv4 first), owner and reason when every view says the same and every node could take
+/// Frontends, owner and reason of `service` when every view says the same and every node could take
 /// over, else what is missing. Pure.
-pub fn agreed(views: &[NodeView]) -> Result<(Vec<IpAddr>, String, String), String> {
+pub fn agreed(service: &str, views: &[NodeView]) -> Result<(Frontends, String, String), String> {
     let mut owners: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut vips = Vec::new();
+    let mut frontends = None;
     let mut why = String::new();
     for view in views {
         let node = &view.node;
-        for other in NODES.iter().filter(|n| *n != node) {
-            let peer = view.status.peers.iter().find(|p| p.node == *other);
-            match peer.map(|p| p.state.as_str()) {
-                Some("Alive") => {}
-                state => {
-                    return Err(format!(
-                        "{node} sees {other} as {}",
-                        state.unwrap_or("absent")
-                    ));
-                }
-            }
-        }
-        let service = view
-            .services
-            .iter()
-            .find(|s| format!("{}/{}", s.namespace, s.name) == SERVICE);
-        let service = service.ok_or_else(|| format!("{node} knows no Service {SERVICE}"))?;
-        if service.vips.len() != 2 {
-            return Err(format!(
-                "{SERVICE} has {} of 2 addresses on {node}",
-                service.vips.len()
-            ));
-        }
-        for frontend in &service.frontends {
-            let serving = frontend.backends.iter().filter(|b| b.is_serving()).count();
-            if !frontend.is_programmed || serving < 3 {
-                let name = &frontend.frontend;
-                return Err(format!(
-                    "{node} has programmed {name} with {serving} of 3 backends"
-                ));
-            }
-        }
-        if service.frontends.len() != 4 {
-            return Err(format!(
-                "{node} has {} of 4 frontends",
-                service.frontends.len()
-            ));
-        }
-        vips.clone_from(&service.vips);
-        for vip in &service.vips {
+        peers_alive(view)?;
+        let is_it = |s: &&ServiceView| format!("{}/{}", s.namespace, s.name) == service;
+        let found = view.services.iter().find(is_it);
+        let found = found.ok_or_else(|| format!("{node} knows no Service {service}"))?;
+        let theirs = programmed(node, found)?;
+        for vip in &theirs.vips {
             let row = view.l2.iter().find(|row| row.vip == *vip);
             let row = row.ok_or_else(|| format!("{node} does not announce {vip}"))?;
             let owner = row
@@ -113,18 +82,83 @@ pub fn agreed(views: &[NodeView]) -> Result<(Vec<IpAddr>, String, String), Strin
                 .or_default()
                 .push(format!("{vip} on {node}"));
         }
+        if frontends
+            .replace(theirs.clone())
+            .is_some_and(|before| before != theirs)
+        {
+            return Err(format!("the nodes differ about the frontends of {service}"));
+        }
     }
-    vips.sort();
-    match owners.pop_first() {
-        Some((owner, _)) if owners.is_empty() => Ok((vips, owner, why)),
-        Some((owner, _)) => Err(format!("owners differ: {owner} and {owners:?}")),
-        None => Err("no VIP has an owner".to_owned()),
+    match (owners.pop_first(), frontends) {
+        (Some((owner, _)), Some(frontends)) if owners.is_empty() => Ok((frontends, owner, why)),
+        (Some((owner, _)), _) => Err(format!("owners differ: {owner} and {owners:?}")),
+        (None, _) => Err("no VIP has an owner".to_owned()),
     }
 }
 
+/// Every other node is heard by this one.
+fn peers_alive(view: &NodeView) -> Result<(), String> {
+    let node = &view.node;
+    for other in NODES.iter().filter(|n| *n != node) {
+        let peer = view.status.peers.iter().find(|p| p.node == *other);
+        match peer.map(|p| p.state.as_str()) {
+            Some("Alive") => {}
+            state => {
+                return Err(format!(
+                    "{node} sees {other} as {}",
+                    state.unwrap_or("absent")
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What clients of `service` dial, if `node` has all of it in the kernel with every backend.
+fn programmed(node: &str, service: &ServiceView) -> Result<Frontends, String> {
+    let name = format!("{}/{}", service.namespace, service.name);
+    if service.vips.len() != 2 {
+        return Err(format!(
+            "{name} has {} of 2 addresses on {node}",
+            service.vips.len()
+        ));
+    }
+    for frontend in &service.frontends {
+        let serving = frontend.backends.iter().filter(|b| b.is_serving()).count();
+        let all = frontend.backends.len();
+        if !frontend.is_programmed || serving == 0 || serving < all {
+            let problem = frontend
+                .backends
+                .iter()
+                .find_map(|b| b.problem.clone())
+                .unwrap_or_default();
+            return Err(format!(
+                "{node} has {} programmed: {}, {serving} of {all} backends serve {problem}",
+                frontend.frontend, frontend.is_programmed
+            ));
+        }
+    }
+    let mut vips = service.vips.clone();
+    vips.sort();
+    let port = |protocol: &str| {
+        let of = |vip: &IpAddr| {
+            let is = |f: &&FrontendView| f.vip == *vip && f.protocol == protocol;
+            service.frontends.iter().find(is).map(|f| f.port)
+        };
+        let ports: Option<Vec<u16>> = vips.iter().map(of).collect();
+        let missing = || format!("{name} lacks a {protocol} frontend on {node}");
+        ports.and_then(|p| p.first().copied()).ok_or_else(missing)
+    };
+    Ok(Frontends {
+        tcp_port: port("TCP")?,
+        udp_port: port("UDP")?,
+        vips,
+    })
+}
+
 /// The first broken link of the Service as `node` sees it, in a sentence.
-pub fn first_broken_link(node: &Node) -> Option<String> {
-    let argv = ["fairlead", "explain", "svc", SERVICE, "-o", "json"];
+pub fn first_broken_link(node: &Node, service: &str) -> Option<String> {
+    let argv = ["fairlead", "explain", "svc", service, "-o", "json"];
     let output = node.command(&argv).output().ok()?;
     let view: ExplainView = serde_json::from_slice(&output.stdout).ok()?;
     let link = view.first_broken()?;

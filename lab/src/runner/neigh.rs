@@ -106,3 +106,20 @@ fn with_held(change: impl FnOnce(&mut Held) -> Result<(), LabError>) -> Result<(
     drop(locked);
     outcome
 }
+
+/// Holds for a lab that is down, whatever other labs are up meanwhile.
+#[cfg(test)]
+pub(super) fn assert_released(lab: &str) {
+    with_held(|held| {
+        assert!(!held.labs.contains(lab));
+        assert!(!held.labs.is_empty() || held.before.is_empty(), "{held:?}");
+        for (path, raised) in limits()
+            .into_iter()
+            .filter(|(path, _)| held.before.contains_key(path))
+        {
+            assert!(read(&path)? >= raised, "{}", path.display());
+        }
+        Ok(())
+    })
+    .expect("the record can be read");
+}

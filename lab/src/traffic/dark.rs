@@ -19,6 +19,9 @@ pub struct Darkness {
     pub since: Duration,
     /// The longest pause between probes as sent. A gap below it says nothing about the VIP.
     pub longest_pause: Duration,
+    /// The longest time between a probe and its answer. A probe that waited in a queue for the VIP to
+    /// come back counts as answered; this tells of it.
+    pub slowest: Duration,
     /// The last probe was answered, or one at most [`SETTLED`] before it.
     pub recovered: bool,
 }
@@ -26,8 +29,8 @@ pub struct Darkness {
 /// How near the end of a series an answer must lie for the VIP to count as back.
 pub const SETTLED: Duration = Duration::from_millis(100);
 
-/// One probe: when it was sent, and whether it was answered.
-pub type Sample = (Duration, bool);
+/// One probe: when it was sent, and how long its answer took, if one came.
+pub type Sample = (Duration, Option<Duration>);
 
 /// Computes [`Darkness`]; `samples` in order of their send times.
 pub fn darkness(samples: &[Sample]) -> Darkness {
@@ -37,13 +40,14 @@ pub fn darkness(samples: &[Sample]) -> Darkness {
     let mut before = lit;
     let last = samples.len().saturating_sub(1);
     let mut last_answer = None;
-    for (idx, (sent, answered)) in samples.iter().enumerate() {
+    for (idx, (sent, answer)) in samples.iter().enumerate() {
+        let answered = answer.is_some();
         longest_pause = longest_pause.max(sent.saturating_sub(before));
         before = *sent;
-        if *answered {
+        if answered {
             last_answer = Some(*sent);
         }
-        if *answered || idx == last {
+        if answered || idx == last {
             if sent.saturating_sub(lit) > longest {
                 (longest, since) = (sent.saturating_sub(lit), lit);
             }
@@ -52,10 +56,11 @@ pub fn darkness(samples: &[Sample]) -> Darkness {
     }
     Darkness {
         sent: samples.len(),
-        answered: samples.iter().filter(|s| s.1).count(),
+        answered: samples.iter().filter(|s| s.1.is_some()).count(),
         longest,
         since,
         longest_pause,
+        slowest: samples.iter().filter_map(|s| s.1).max().unwrap_or_default(),
         recovered: last_answer.is_some_and(|at| before.saturating_sub(at) <= SETTLED),
     }
 }
@@ -70,7 +75,7 @@ mod tests {
 
     fn every_5_ms(lost: std::ops::Range<u64>, total: u64) -> Vec<Sample> {
         (0..total)
-            .map(|i| (ms(5 * i), !lost.contains(&i)))
+            .map(|i| (ms(5 * i), (!lost.contains(&i)).then_some(ms(1))))
             .collect()
     }
 
@@ -103,7 +108,7 @@ mod tests {
     fn the_longest_of_two_gaps_counts() {
         let mut samples = every_5_ms(10..20, 200);
         for sample in &mut samples[100..130] {
-            sample.1 = false;
+            sample.1 = None;
         }
         assert_eq!(darkness(&samples).longest, ms(5 * 31));
     }
@@ -111,13 +116,16 @@ mod tests {
     #[test]
     fn a_sender_that_paused_says_so() {
         let samples = [
-            (ms(0), true),
-            (ms(5), true),
-            (ms(405), true),
-            (ms(410), true),
+            (ms(0), Some(ms(0))),
+            (ms(5), Some(ms(5))),
+            (ms(405), Some(ms(405))),
+            (ms(410), Some(ms(410))),
         ];
         let d = darkness(&samples);
-        assert_eq!((d.longest, d.longest_pause), (ms(400), ms(400)));
+        assert_eq!(
+            (d.longest, d.longest_pause, d.slowest),
+            (ms(400), ms(400), ms(410))
+        );
     }
 
     #[test]

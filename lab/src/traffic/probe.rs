@@ -1,6 +1,6 @@
 //! Probes at a fixed pace, each an attempt of its own, from which [`super::dark`] tells darkness.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -123,13 +123,13 @@ fn udp(target: SocketAddr, shared: &Arc<Shared>) -> std::io::Result<Vec<Sample>>
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     Ok((0..)
         .zip(sent)
-        .map(|(n, at)| (at, answered.contains(&n)))
+        .map(|(n, at)| (at, answered.get(&n).map(|a| a.saturating_sub(at))))
         .collect())
 }
 
-/// Collects the numbers of answered probes until [`GRACE`] after the stop.
-fn receive(socket: &UdpSocket, target: SocketAddr, shared: &Shared) -> BTreeSet<u64> {
-    let mut answered = BTreeSet::new();
+/// Collects the numbers of answered probes, each with the time of its first answer, until [`GRACE`] after the stop.
+fn receive(socket: &UdpSocket, target: SocketAddr, shared: &Shared) -> BTreeMap<u64, Duration> {
+    let mut answered = BTreeMap::new();
     let mut buffer = [0; 256];
     let mut end = None;
     loop {
@@ -151,22 +151,20 @@ fn receive(socket: &UdpSocket, target: SocketAddr, shared: &Shared) -> BTreeSet<
                         .expect("eight bytes are eight bytes"),
                 )
             };
-            answered.insert(number(0));
+            answered.entry(number(0)).or_insert_with(clock::now);
             shared.note(Duration::from_micros(number(8)));
         }
     }
 }
 
 fn tcp(target: SocketAddr, shared: &Arc<Shared>) -> Vec<Sample> {
-    let mut attempts: Vec<(Duration, JoinHandle<bool>)> = Vec::new();
+    let mut attempts: Vec<(Duration, JoinHandle<Option<Duration>>)> = Vec::new();
     paced(shared, TCP_EVERY, |now| {
         let theirs = Arc::clone(shared);
         let attempt = thread::Builder::new().stack_size(64 << 10).spawn(move || {
-            let connected = TcpStream::connect_timeout(&target, TCP_PATIENCE).is_ok();
-            if connected {
-                theirs.note(now);
-            }
-            connected
+            TcpStream::connect_timeout(&target, TCP_PATIENCE).ok()?;
+            theirs.note(now);
+            Some(clock::now().saturating_sub(now))
         });
         // A machine out of threads cannot measure: say so instead of reporting darkness.
         attempts.push((
@@ -174,7 +172,7 @@ fn tcp(target: SocketAddr, shared: &Arc<Shared>) -> Vec<Sample> {
             attempt.expect("a lab's client has fewer than a hundred threads"),
         ));
     });
-    let outcome = |attempt: JoinHandle<bool>| {
+    let outcome = |attempt: JoinHandle<Option<Duration>>| {
         attempt
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
