@@ -7,7 +7,7 @@ use super::{INTERFACE, Job, JobError, NODES};
 use crate::clock;
 use crate::error::LabError;
 
-/// Port of the embedded API.
+/// Default port of the embedded API.
 const API_PORT: u16 = 6443;
 /// Where a node keeps its state; the folder is the node's own (`Lab::run_dir`).
 const STATE_DIR: &str = "/run/fairlead/state";
@@ -27,7 +27,6 @@ impl Job {
         let address = self.address_of(NODES[0])?;
         if node == NODES[0] {
             flag("--manifests", MANIFESTS);
-            flag("--listen", &format!("{address}:{API_PORT}"));
         } else {
             self.hand_over_kubeconfig(node)?;
             flag("--join", &format!("https://{address}:{API_PORT}"));
