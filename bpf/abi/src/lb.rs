@@ -125,6 +125,8 @@ pub mod vip_flags {
     pub const HAS_SNAT: u32 = 1;
     /// Forwarding is left to the host (kube-proxy): every packet to the VIP passes.
     pub const PASS_TO_HOST: u32 = 1 << 1;
+    /// The programs answer ICMP echo requests to the VIP.
+    pub const ANSWER_ECHO: u32 = 1 << 2;
 }
 
 /// A Maglev table inside the flat array: first line and number of slots. Fits one 8-byte store.

@@ -53,6 +53,7 @@ reasons! {
     TTL_EXPIRED = 25, "TtlExpired", "The packet's time to live ended here.", "the sender";
     ICMP_FORWARDED = 26, "IcmpForwarded", "An ICMP error was passed to the flow it quotes.", "nobody";
     VLAN_MISMATCH = 27, "VlanMismatch", "A tagged packet whose backend is on another interface.", "the network's operator";
+    ECHO_ANSWERED = 28, "EchoAnswered", "An ICMP echo request to a VIP was answered.", "nobody";
 }
 
 #[cfg(test)]

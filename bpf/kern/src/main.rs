@@ -3,6 +3,11 @@
 //! `lb_ingress` is attached; it leaves by tail call for the others (`abi::maps::slots`). `decap_ingress` is attached on servers.
 #![no_std]
 #![no_main]
+#![expect(
+    internal_features,
+    reason = "offsets that are constants must stay constants"
+)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 
 mod frame;
 mod maps;
@@ -11,7 +16,7 @@ use aya_ebpf::{
     bindings::{xdp_action::XDP_DROP, xdp_md},
     programs::XdpContext,
 };
-use fairlead_logic::{ingress, l2, rare, snat};
+use fairlead_logic::{decap, icmp, ingress, l2, rare, snat};
 
 use crate::{
     frame::Frame,
@@ -47,7 +52,9 @@ macro_rules! entry {
 entry!(lb_ingress, ingress::run);
 entry!(lb_rare, rare::run, work);
 entry!(lb_snat, snat::run, work);
+entry!(lb_icmp, icmp::run, work);
 entry!(l2_respond, l2::run);
+entry!(decap_ingress, decap::run);
 
 /// A panic that survives optimisation is an endless loop, which the verifier refuses.
 #[panic_handler]

@@ -26,16 +26,20 @@ use fairlead_abi::{
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub mod csum;
+pub mod decap;
 pub mod hash;
+pub mod icmp;
 pub mod ingress;
 pub mod l2;
 pub mod output;
 pub mod parse;
+pub mod quote;
 pub mod rare;
 pub mod record;
 pub mod rewrite;
 pub mod select;
 pub mod snat;
+pub mod too_big;
 pub mod transition;
 pub mod wire;
 

@@ -22,20 +22,26 @@ use crate::{
 /// The link layer of a received frame: its length and the tags that have to survive a new header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// 14, 18 or 22.
-    pub len: usize,
+    /// 14, 18 or 22. A byte, because the verifier takes its bounds from the load when it lies in a map.
+    pub n: u8,
     pub tags: [Tag; 2],
 }
 
 impl Link {
     /// No tag.
     pub const PLAIN: Self = Self {
-        len: ETH_LEN,
+        n: ETH_LEN as u8,
         tags: [Tag {
             kind: U16::ZERO,
             tci: U16::ZERO,
         }; 2],
     };
+
+    /// Offset of the L3 header.
+    #[inline(always)]
+    pub const fn len(&self) -> usize {
+        self.n as usize
+    }
 }
 
 /// What is counted when the packet leaves.
@@ -71,7 +77,7 @@ pub fn leave<P: Packet>(p: &P, eg: &Iface) -> Verdict {
 /// A tagged frame belongs to another segment than `eg`, unless it leaves where it came from.
 #[inline(always)]
 fn crosses_vlan<P: Packet>(p: &P, link: &Link, eg: &Iface) -> bool {
-    link.len != ETH_LEN && eg.ifindex != p.ifindex()
+    link.len() != ETH_LEN && eg.ifindex != p.ifindex()
 }
 
 /// The packet does not fit: `lb_icmp` tells the sender that `mtu` bytes would.
@@ -160,7 +166,7 @@ pub fn ipip<P: Packet, M: Maps>(
         dst: be.mac,
         src: eg.mac,
     };
-    let done = if link.len == ETH_LEN {
+    let done = if link.len() == ETH_LEN {
         let eth = Eth {
             dst: macs.dst,
             src: macs.src,
@@ -168,7 +174,7 @@ pub fn ipip<P: Packet, M: Maps>(
         };
         p.put(0, Outer4 { eth, ip })
     } else {
-        put_tagged(p, link, macs, ethertype::IPV4).and_then(|()| p.put(link.len, ip))
+        put_tagged(p, link, macs, ethertype::IPV4).and_then(|()| p.put(link.len(), ip))
     };
     if done.is_none() {
         return m.drop(p, reasons::TRUNCATED);
@@ -211,7 +217,7 @@ pub fn ip6ip6<P: Packet, M: Maps>(
         dst: be.mac,
         src: eg.mac,
     };
-    let done = if link.len == ETH_LEN {
+    let done = if link.len() == ETH_LEN {
         let eth = Eth {
             dst: macs.dst,
             src: macs.src,
@@ -219,7 +225,7 @@ pub fn ip6ip6<P: Packet, M: Maps>(
         };
         p.put(0, Outer6 { eth, ip })
     } else {
-        put_tagged(p, link, macs, ethertype::IPV6).and_then(|()| p.put(link.len, ip))
+        put_tagged(p, link, macs, ethertype::IPV6).and_then(|()| p.put(link.len(), ip))
     };
     if done.is_none() {
         return m.drop(p, reasons::TRUNCATED);
@@ -233,11 +239,11 @@ pub fn ip6ip6<P: Packet, M: Maps>(
 pub fn put_tagged<P: Packet>(p: &mut P, link: &Link, macs: Macs, kind: u16) -> Option<()> {
     let [outer, inner] = link.tags;
     p.put(0, macs)?;
-    if link.len > ETH_LEN {
+    if link.len() > ETH_LEN {
         p.put(12, outer)?;
     }
-    if link.len > ETH_LEN.wrapping_add(4) {
+    if link.len() > ETH_LEN.wrapping_add(4) {
         p.put(16, inner)?;
     }
-    p.put(link.len.wrapping_sub(2), U16::new(kind))
+    p.put(link.len().wrapping_sub(2), U16::new(kind))
 }

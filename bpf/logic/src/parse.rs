@@ -50,7 +50,7 @@ pub struct Parsed {
     /// Zero unless the packet has a TCP header.
     pub tcp_flags: u8,
     /// Offset of the transport header, or of a later fragment's data.
-    pub l4: usize,
+    pub l4: u16,
     /// L3 length as the header says.
     pub bytes: u16,
     pub part: Part,
@@ -85,22 +85,23 @@ pub fn parse_into<P: Packet>(p: &P, h: &mut Parsed) -> bool {
     }
 }
 
+/// The link layer, and the ethertype behind it.
 #[inline(always)]
-fn link<P: Packet>(p: &P) -> Option<(Link, u16)> {
+pub fn link<P: Packet>(p: &P) -> Option<(Link, u16)> {
     let eth = p.view::<Eth>(0)?;
     let mut link = Link::PLAIN;
     let mut kind = eth.kind;
     if is_tag(kind) {
         let (tag, inner) = tag(p, kind, ETH_LEN)?;
         link = Link {
-            len: 18,
+            n: 18,
             tags: [tag, Tag::default()],
         };
         kind = inner;
         if is_tag(kind) {
             let (second, inner) = self::tag(p, kind, 18)?;
             link = Link {
-                len: 22,
+                n: 22,
                 tags: [tag, second],
             };
             kind = inner;
@@ -123,7 +124,7 @@ fn tag<P: Packet>(p: &P, kind: U16, off: usize) -> Option<(Tag, U16)> {
 
 #[inline(always)]
 fn ipv4<P: Packet>(p: &P, h: &mut Parsed) -> Option<()> {
-    let ip = p.view::<Ipv4>(h.link.len)?;
+    let ip = p.view::<Ipv4>(h.link.len())?;
     let vihl = ip.vihl;
     let header = usize::from(vihl & 0xf).wrapping_mul(4);
     let bytes = ip.len.get();
@@ -132,7 +133,7 @@ fn ipv4<P: Packet>(p: &P, h: &mut Parsed) -> Option<()> {
     h.src = mapped(ip.src);
     h.dst = mapped(ip.dst);
     h.proto = ip.proto;
-    h.l4 = h.link.len.wrapping_add(header);
+    h.l4 = (h.link.len().wrapping_add(header) & 0xffff) as u16;
     h.bytes = bytes;
     h.part = if frag == 0 {
         Part::Whole
@@ -144,7 +145,7 @@ fn ipv4<P: Packet>(p: &P, h: &mut Parsed) -> Option<()> {
     h.frag_id = u32::from(ip.id.get());
     if vihl >> 4 != 4 || header < IPV4_LEN || usize::from(bytes) < header {
         h.fault = reasons::MALFORMED;
-    } else if usize::from(bytes) > p.len().wrapping_sub(h.link.len) {
+    } else if usize::from(bytes) > p.len().wrapping_sub(h.link.len()) {
         h.fault = reasons::TRUNCATED;
     } else {
         transport(p, h);
@@ -154,18 +155,18 @@ fn ipv4<P: Packet>(p: &P, h: &mut Parsed) -> Option<()> {
 
 #[inline(always)]
 fn ipv6<P: Packet>(p: &P, h: &mut Parsed) -> Option<()> {
-    let ip = p.view::<Ipv6>(h.link.len)?;
+    let ip = p.view::<Ipv6>(h.link.len())?;
     let version = ip.vtf.get() >> 28;
     let bytes = ip.len.get().saturating_add(IPV6_LEN as u16);
     h.v6 = true;
     h.src = ip.src;
     h.dst = ip.dst;
     h.proto = ip.next;
-    h.l4 = h.link.len.wrapping_add(IPV6_LEN);
+    h.l4 = (h.link.len().wrapping_add(IPV6_LEN) & 0xffff) as u16;
     h.bytes = bytes;
     if version != 6 {
         h.fault = reasons::MALFORMED;
-    } else if usize::from(bytes) > p.len().wrapping_sub(h.link.len) {
+    } else if usize::from(bytes) > p.len().wrapping_sub(h.link.len()) {
         h.fault = reasons::TRUNCATED;
     } else {
         extensions(p, h);
@@ -179,7 +180,7 @@ fn ipv6<P: Packet>(p: &P, h: &mut Parsed) -> Option<()> {
 /// Steps over extension headers (RFC 8200 4).
 #[inline(always)]
 fn extensions<P: Packet>(p: &P, h: &mut Parsed) {
-    let first = h.l4;
+    let first = h.l4();
     let mut ext = 0usize;
     let mut next = h.proto;
     for _ in 0..MAX_EXT {
@@ -227,7 +228,7 @@ fn extensions<P: Packet>(p: &P, h: &mut Parsed) {
         }
     }
     h.proto = next;
-    h.l4 = first.wrapping_add(ext);
+    h.l4 = (first.wrapping_add(ext) & 0xffff) as u16;
 }
 
 #[inline(always)]
@@ -235,13 +236,13 @@ fn transport<P: Packet>(p: &P, h: &mut Parsed) {
     if h.part == Part::Later || (h.proto != proto::TCP && h.proto != proto::UDP) {
         return;
     }
-    let Some(ports) = p.view::<Ports>(h.l4) else {
+    let Some(ports) = p.view::<Ports>(h.l4()) else {
         h.fault = reasons::TRUNCATED;
         return;
     };
     h.ports = *ports;
     if h.proto == proto::TCP {
-        match p.view::<u8>(h.l4.wrapping_add(TCP_FLAGS_OFF)) {
+        match p.view::<u8>(h.l4().wrapping_add(TCP_FLAGS_OFF)) {
             Some(flags) => h.tcp_flags = *flags,
             None => h.fault = reasons::TRUNCATED,
         }
@@ -249,6 +250,13 @@ fn transport<P: Packet>(p: &P, h: &mut Parsed) {
 }
 
 impl Parsed {
+    /// Offset of the transport header, or of a later fragment's data.
+    #[inline(always)]
+    pub const fn l4(&self) -> usize {
+        // The mask changes nothing (`MAX_EXT_LEN` bounds the offset); the verifier takes its bound from it, where this lies in a map.
+        (self.l4 & 0x3ff) as usize
+    }
+
     /// Remembers a first fragment's ports, finds a later one's. False: the first fragment was not seen here.
     #[inline(always)]
     pub fn resolve_ports<M: Maps>(&mut self, m: &M) -> bool {

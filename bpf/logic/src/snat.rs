@@ -27,7 +27,10 @@ use crate::{
 /// What is at hand for one packet. The programs keep it outside the stack, which is too small for it. All zero is a valid value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
+    /// The packet, or the flow that an ICMP error speaks of.
     pub h: Parsed,
+    /// The ICMP error itself.
+    pub outer: Parsed,
     pub key: SnatKey,
     pub value: SnatValue,
     pub target: Target,
