@@ -129,6 +129,7 @@ pub struct Served {
 #[derive(Debug)]
 pub struct Job {
     lab: Lab,
+    /// NAMESPACE/NAME of the Service that was waited for last.
     service: String,
     appliances: BTreeMap<String, Child>,
     /// Latest frames on the switch; `None` once written.
@@ -137,13 +138,8 @@ pub struct Job {
 }
 
 impl Job {
-    /// Starts the appliances in `lab` on the manifests of some folders; `service` is NAMESPACE/NAME.
-    pub fn start(
-        lab: Lab,
-        manifests: &[PathBuf],
-        service: &str,
-        say: Say,
-    ) -> Result<Self, JobError> {
+    /// Starts the appliances in `lab` on the manifests of some folders.
+    pub fn start(lab: Lab, manifests: &[PathBuf], say: Say) -> Result<Self, JobError> {
         for program in ["fairlead-appliance", "fairlead"] {
             let path = lab.bin_dir().join(program);
             if !path.exists() {
@@ -152,7 +148,7 @@ impl Job {
         }
         gather(manifests, &lab.run_dir(NODES[0]).join("manifests"))?;
         let capture = Some(Capture::start(&lab.node("switch")?, "br0")?);
-        let service = service.to_owned();
+        let service = SERVICE.to_owned();
         let mut job = Self {
             lab,
             service,
@@ -175,9 +171,10 @@ impl Job {
         self.lab.node("client")
     }
 
-    /// Waits until the Service has its VIPs, one owner that every node agrees on, the same tables on
+    /// Waits until `service` (NAMESPACE/NAME) has its VIPs, one owner that every node agrees on, the same tables on
     /// every node, and answers the client in both families.
-    pub fn wait_ready(&mut self) -> Result<Ready, JobError> {
+    pub fn wait_ready(&mut self, service: &str) -> Result<Ready, JobError> {
+        service.clone_into(&mut self.service);
         let start = clock::now();
         let mut missing = "nobody was asked".to_owned();
         let ready = clock::poll(READY_WITHIN, || match self.look() {

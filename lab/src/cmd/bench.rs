@@ -5,10 +5,10 @@ use std::time::Duration;
 use rand::Rng as _;
 use serde_json::json;
 
-use super::run::{RunArgs, fresh_lab, millis};
+use super::run::{JobArgs, fresh_lab, millis};
 use super::{OutputFormat, say};
-use crate::drive::Job;
 use crate::drive::failover::Failover;
+use crate::drive::{Job, SERVICE};
 use crate::runner::Lab;
 
 /// The cut falls anywhere in so many milliseconds: many heartbeats, so at any phase of one.
@@ -18,7 +18,10 @@ const MOMENTS: u64 = 1500;
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
     #[command(flatten)]
-    run: RunArgs,
+    job: JobArgs,
+    /// Services to choose from at random, as NAMESPACE/NAME: their owners die.
+    #[arg(long = "service", default_value = SERVICE)]
+    services: Vec<String>,
     /// Failovers to measure.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
@@ -29,14 +32,14 @@ pub struct BenchArgs {
 
 /// Measures, prints a line for each figure, and fails if a connection on which the client talks broke.
 pub(super) fn bench(args: &BenchArgs) -> miette::Result<()> {
-    let tell = args.run.say();
-    let lab = fresh_lab(&args.run.lab, tell)?;
+    let tell = args.job.say();
+    let lab = fresh_lab(&args.job.lab, tell)?;
     let name = lab.name().to_owned();
     let outcome = rounds(lab, args);
     Lab::down(&name)?;
     let rounds = outcome?;
     for line in figures(&rounds) {
-        match args.run.output {
+        match args.job.output {
             OutputFormat::Json => say(line),
             OutputFormat::Text => say(format_args!(
                 "{:<28} {:>10} {}",
@@ -54,16 +57,17 @@ pub(super) fn bench(args: &BenchArgs) -> miette::Result<()> {
 }
 
 fn rounds(lab: Lab, args: &BenchArgs) -> miette::Result<Vec<Failover>> {
-    let tell = args.run.say();
-    let mut job = Job::start(lab, &args.run.manifests(), &args.run.service, tell)?;
+    let tell = args.job.say();
+    let mut job = Job::start(lab, &args.job.manifests(), tell)?;
     let mut rounds = Vec::new();
     let mut random = rand::rng();
     for round in 1..=args.rounds {
-        let ready = job.wait_ready()?;
+        let service = &args.services[random.random_range(0..args.services.len())];
+        let ready = job.wait_ready(service)?;
         let after = Duration::from_millis(random.random_range(0..MOMENTS));
         let failover = job.fail_over(&ready.owner, &ready.service, args.connections, after)?;
         tell(&format!(
-            "round {round}/{}: {} died; dark {} ms (TCP connects {} ms), broken {}, broken while listening {}",
+            "round {round}/{}: {}, owner of {service}, died; dark {} ms (TCP connects {} ms), broken {}, broken while listening {}",
             args.rounds,
             failover.victim,
             millis(failover.dark()),

@@ -21,26 +21,20 @@ const CONNECTIONS: usize = 200;
 /// Load before the cut.
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// How to run it.
+/// What a job runs on.
 #[derive(Debug, clap::Args)]
-pub struct RunArgs {
+pub(super) struct JobArgs {
     #[command(flatten)]
     pub(super) lab: LabArgs,
     /// Folders of the manifests; default: configs/examples/NAME.
     #[arg(long)]
     manifests: Vec<PathBuf>,
-    /// The Service that requests go to, as NAMESPACE/NAME.
-    #[arg(long, default_value = SERVICE)]
-    pub(super) service: String,
-    /// Take the lab down at the end instead of leaving it to play with.
-    #[arg(long)]
-    once: bool,
-    /// `json`: end with one line of JSON on standard output; progress goes to standard error.
+    /// `json`: results as JSON on standard output; progress goes to standard error.
     #[arg(short, long, default_value = "text")]
     pub(super) output: OutputFormat,
 }
 
-impl RunArgs {
+impl JobArgs {
     /// The manifests, as asked for or the example's.
     pub(super) fn manifests(&self) -> Vec<PathBuf> {
         if !self.manifests.is_empty() {
@@ -58,10 +52,23 @@ impl RunArgs {
     }
 }
 
+/// How to run it.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// The Service that requests go to, as NAMESPACE/NAME.
+    #[arg(long, default_value = SERVICE)]
+    service: String,
+    /// Take the lab down at the end instead of leaving it to play with.
+    #[arg(long)]
+    once: bool,
+}
+
 /// Does the main job.
 pub(super) fn run(args: &RunArgs) -> miette::Result<()> {
-    let say = args.say();
-    let lab = fresh_lab(&args.lab, say)?;
+    let say = args.job.say();
+    let lab = fresh_lab(&args.job.lab, say)?;
     let name = lab.name().to_owned();
     let outcome = main_job(lab, args);
     // After a failure the evidence is kept elsewhere; the lab itself stays unless asked otherwise.
@@ -70,7 +77,7 @@ pub(super) fn run(args: &RunArgs) -> miette::Result<()> {
         say("the lab is down again");
     }
     let summary = outcome?;
-    if matches!(args.output, OutputFormat::Json) {
+    if matches!(args.job.output, OutputFormat::Json) {
         super::say(serde_json::to_string(&summary).into_diagnostic()?);
     }
     Ok(())
@@ -89,10 +96,10 @@ pub(super) fn fresh_lab(args: &LabArgs, say: Say) -> miette::Result<Lab> {
 }
 
 fn main_job(lab: Lab, args: &RunArgs) -> miette::Result<serde_json::Value> {
-    let say = args.say();
+    let say = args.job.say();
     say("==> starting two appliances");
-    let mut job = Job::start(lab, &args.manifests(), &args.service, say)?;
-    let ready = job.wait_ready()?;
+    let mut job = Job::start(lab, &args.job.manifests(), say)?;
+    let ready = job.wait_ready(&args.service)?;
     show_ready(&job, &args.service, &ready, say)?;
 
     say(&format!(
@@ -123,7 +130,7 @@ fn main_job(lab: Lab, args: &RunArgs) -> miette::Result<serde_json::Value> {
     if !args.once {
         say(&format!("==> giving {owner} back"));
         job.restore(owner)?;
-        let ready = job.wait_ready()?;
+        let ready = job.wait_ready(&args.service)?;
         say(&format!(
             "    both nodes are up again after {} ms",
             ready.after.as_millis()
