@@ -105,12 +105,12 @@ fn layers(findings: &mut Vec<String>) -> Result<()> {
             .flatten()
             .filter(|d| d["kind"].as_str() != Some("dev"));
         for dependency in shipped.filter_map(|d| d["name"].as_str()) {
-            if let Some(theirs) = level.get(dependency) {
-                if !edge_allowed(own, theirs, name) {
-                    findings.push(format!(
-                        "{name} ({own}) must not import {dependency} ({theirs})"
-                    ));
-                }
+            if let Some(theirs) = level.get(dependency)
+                && !edge_allowed(own, theirs, name)
+            {
+                findings.push(format!(
+                    "{name} ({own}) must not import {dependency} ({theirs})"
+                ));
             }
             let owner = match dependency {
                 "aya" => Some("fairlead-datapath"),
