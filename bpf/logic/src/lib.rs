@@ -28,6 +28,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub mod csum;
 pub mod decap;
 pub mod hash;
+#[cfg(any(test, feature = "host"))]
+pub mod host;
 pub mod icmp;
 pub mod ingress;
 pub mod l2;
