@@ -18,6 +18,7 @@ macro_rules! layout {
     };
 }
 
+pub mod bench;
 pub mod flow;
 pub mod l2;
 pub mod lb;

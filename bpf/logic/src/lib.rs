@@ -27,6 +27,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub mod csum;
 pub mod decap;
+pub mod floor;
 pub mod hash;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
