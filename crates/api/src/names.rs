@@ -80,6 +80,8 @@ pub mod condition {
     pub const ADDRESS_CONFLICT: &str = "fairlead.io/AddressConflict";
     /// On a Service, ours: programmed and announced, or what is in the way.
     pub const ANNOUNCED: &str = "fairlead.io/Announced";
+    /// Service, ours: its packets are forwarded as it says.
+    pub const FORWARDING: &str = "fairlead.io/Forwarding";
     /// On a Service, ours: whether established flows survive a move of the VIP, and why not.
     pub const FLOWS_SURVIVE: &str = "fairlead.io/FlowsSurvive";
     /// On a Service, ours: an annotation or field cannot be read and its default is used.

@@ -137,7 +137,7 @@ fn policy_facts(policy: &L2Policy, selects_service: bool, snapshot: &Snapshot) -
         .node_selector
         .as_ref()
         .err()
-        .or(policy.service_selector.as_ref().err());
+        .or_else(|| policy.service_selector.as_ref().err());
     PolicyFacts {
         name: policy.name.clone(),
         selects_service,

@@ -20,7 +20,7 @@ use std::{convert::Infallible, fmt, sync::Arc};
 use fairlead_model::Snapshot;
 use futures::{FutureExt as _, StreamExt as _};
 use kube::Client;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::convert::ConvertError;
@@ -63,6 +63,8 @@ impl SnapshotSource {
     pub fn new(client: &Client) -> Self {
         Self {
             pump: Pump {
+                client: client.clone(),
+                again: Arc::default(),
                 feed: feed::all(client),
                 builder: SnapshotBuilder::default(),
                 problems: watch::Sender::new(Problems::default()),
@@ -73,6 +75,14 @@ impl SnapshotSource {
     /// What cannot be read, now and later.
     pub fn problems(&self) -> watch::Receiver<Problems> {
         self.pump.problems.subscribe()
+    }
+
+    /// Makes every watch begin anew at each notice, without showing fewer objects meanwhile. For who knows that the API
+    /// server was away: a watch on a connection that died silently notices only after minutes.
+    #[must_use]
+    pub fn again(mut self, notice: Arc<Notify>) -> Self {
+        self.pump.again = notice;
+        self
     }
 
     /// Waits until every initial list is complete: then the receiver holds the first snapshot, and the driver, to be
@@ -120,6 +130,8 @@ impl SnapshotDriver {
 
 /// The streams and what has been made of them.
 struct Pump {
+    client: Client,
+    again: Arc<Notify>,
     feed: feed::Feed,
     builder: SnapshotBuilder,
     problems: watch::Sender<Problems>,
@@ -130,6 +142,10 @@ impl Pump {
     async fn next_batch(&mut self, stop: &CancellationToken) -> Option<()> {
         let first = tokio::select! {
             () = stop.cancelled() => return None,
+            () = self.again.notified() => {
+                self.feed = feed::all(&self.client);
+                None
+            }
             change = self.feed.next() => change.expect("watchers never end"),
         };
         self.take(first);
