@@ -25,6 +25,7 @@ use crate::runner::Lab;
 use crate::traffic::requests::{self, requests, upload};
 
 pub mod appliance;
+pub mod decap;
 pub mod failover;
 pub mod view;
 

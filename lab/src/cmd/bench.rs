@@ -59,6 +59,9 @@ pub(super) fn bench(args: &BenchArgs) -> miette::Result<()> {
 fn rounds(lab: Lab, args: &BenchArgs) -> miette::Result<Vec<Failover>> {
     let tell = args.job.say();
     let mut job = Job::start(lab, &args.job.manifests(), tell)?;
+    if args.job.decap {
+        job.decapsulate()?;
+    }
     let mut rounds = Vec::new();
     let mut random = rand::rng();
     for round in 1..=args.rounds {

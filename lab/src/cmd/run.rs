@@ -29,6 +29,9 @@ pub(super) struct JobArgs {
     /// Folders of the manifests; default: configs/examples/NAME.
     #[arg(long)]
     manifests: Vec<PathBuf>,
+    /// Set the servers up to take IPIP and ip6ip6 (`fairlead-agent decap`), for Services in that mode.
+    #[arg(long)]
+    pub(super) decap: bool,
     /// `json`: results as JSON on standard output; progress goes to standard error.
     #[arg(short, long, default_value = "text")]
     pub(super) output: OutputFormat,
@@ -99,6 +102,9 @@ fn main_job(lab: Lab, args: &RunArgs) -> miette::Result<serde_json::Value> {
     let say = args.job.say();
     say("==> starting two appliances");
     let mut job = Job::start(lab, &args.job.manifests(), say)?;
+    if args.job.decap {
+        job.decapsulate()?;
+    }
     let ready = job.wait_ready(&args.service)?;
     show_ready(&job, &args.service, &ready, say)?;
 
