@@ -54,6 +54,9 @@ pub mod iface_flags {
     pub const FORWARD: u16 = 1;
     /// The ARP/NDP responder answers here.
     pub const ANNOUNCE: u16 = 1 << 1;
+    /// Frames that go back leave by redirect: `XDP_TX` on a veth lies in the peer's ring until something else wakes the peer, unless
+    /// that runs an XDP program itself (`veth_xdp_flush`, Linux 6.18); a redirect needs only its NAPI (generic receive offload).
+    pub const REDIRECT_BACK: u16 = 1 << 2;
 }
 
 /// One IPv4 frontend or VIP in a bucket. Zero `key` = empty.

@@ -4,7 +4,7 @@
 //! destination. SNAT, which does route, is in `snat`.
 
 use fairlead_abi::{
-    lb::{Backend4, Backend6, Iface},
+    lb::{Backend4, Backend6, Iface, iface_flags},
     maps::slots,
     reasons,
 };
@@ -13,6 +13,7 @@ use zerocopy::network_endian::{U16, U32};
 use crate::{
     Maps, Packet, Verdict,
     csum::Sum,
+    select,
     wire::{
         DF, ETH_LEN, Eth, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, Macs, Outer4, Outer6, TTL, Tag,
         ethertype, mac_word, proto,
@@ -64,13 +65,22 @@ pub fn egress<M: Maps>(m: &M, mac: [u8; 6], iface: u8) -> Option<&Iface> {
     }
 }
 
-/// Leaves through `eg`: the same interface by XDP_TX, another by redirect.
+/// Leaves through `eg`: the same interface by XDP_TX where its driver sends at once, any other by redirect.
 #[inline(always)]
 pub fn leave<P: Packet>(p: &P, eg: &Iface) -> Verdict {
-    if eg.ifindex == p.ifindex() {
+    if eg.ifindex == p.ifindex() && eg.flags & iface_flags::REDIRECT_BACK == 0 {
         Verdict::Tx
     } else {
         Verdict::Redirect(eg.ifindex)
+    }
+}
+
+/// Leaves the way it came.
+#[inline(always)]
+pub fn back<P: Packet, M: Maps>(p: &P, m: &M) -> Verdict {
+    match m.iface(select::iface_slot(p.ifindex())) {
+        Some(iface) if iface.ifindex == p.ifindex() => leave(p, iface),
+        _ => Verdict::Tx,
     }
 }
 

@@ -197,7 +197,7 @@ pub fn echo<P: Packet, M: Maps>(p: &mut P, m: &M, h: &Parsed) -> Verdict {
         return m.drop(p, reasons::TRUNCATED);
     }
     m.count(reasons::ECHO_ANSWERED, p.len() as u64);
-    Verdict::Tx
+    output::back(p, m)
 }
 
 #[inline(always)]

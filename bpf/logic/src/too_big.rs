@@ -59,7 +59,7 @@ pub fn answer<P: Packet, M: Maps>(p: &mut P, m: &M, h: &Parsed) -> Verdict {
         return m.drop(p, reasons::ADJUST_FAILED);
     }
     m.count(reasons::TOO_BIG, u64::from(h.bytes));
-    Verdict::Tx
+    output::back(p, m)
 }
 
 /// Whether the source is one that an error may be sent to: not unspecified, no group, no broadcast, no loopback.
