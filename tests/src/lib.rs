@@ -1,1 +1,22 @@
-//! What no single crate can prove: BPF test-run, namespaces, the API boundary.
+//! What no single crate can prove: the programs under test-run, in namespaces, and on another kernel.
+//!
+//! Everything here needs root and says so ([`require_root`]); nothing is skipped. Namespaces and pin directories carry the process id, so
+//! that runs do not meet. Next: [`lan`], one client, one load balancer and servers on a bridge; [`fill`], map contents by hand.
+
+pub mod fill;
+pub mod frame;
+pub mod lan;
+pub mod netns;
+pub mod pins;
+
+/// Fails the test with a sentence that says what it needs.
+///
+/// # Panics
+///
+/// Without root.
+pub fn require_root() {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test loads BPF programs and makes network namespaces: run it as root"
+    );
+}

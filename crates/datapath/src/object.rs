@@ -241,7 +241,7 @@ const fn map_data(map: &Map) -> Option<&MapData> {
     }
 }
 
-/// Pins of tail-call arrays: `PROGS`, and `PROGS.<n>` while sets change.
+/// Pins of tail-call arrays: `PROGS`, and `PROGS_<n>` while sets change (bpffs refuses names with a dot).
 fn progs_pins(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
     let list = || -> io::Result<Vec<PathBuf>> {
         let paths = fs::read_dir(directory)?
@@ -264,7 +264,7 @@ fn unused_progs_pin(directory: &Path) -> PathBuf {
         return settled;
     }
     (1..)
-        .map(|n| directory.join(format!("{PROGS}.{n}")))
+        .map(|n| directory.join(format!("{PROGS}_{n}")))
         .find(|path| !path.exists())
         .expect("a directory holds finitely many names")
 }
