@@ -100,10 +100,12 @@ impl Engine {
             let Some(Life::Suspect(suspicion)) = peer.as_mut().map(|p| &mut p.life) else {
                 continue;
             };
-            if suspicion.vip.is_some_and(|probed| probed as usize == vip) {
+            let is_suspect = slot.is_some_and(|slot| usize::from(slot) == at);
+            // A third peer that has just taken the address over says nothing about the suspect.
+            let counts = is_suspect || slot.is_none();
+            if counts && suspicion.vip.is_some_and(|probed| probed as usize == vip) {
                 suspicion.is_answered = true;
             }
-            let is_suspect = slot.is_some_and(|slot| usize::from(slot) == at);
             if is_suspect && suspicion.silent_at.is_some() {
                 suspicion.silent_at = None;
                 suspicion.is_answered = true;

@@ -106,7 +106,11 @@ pub(super) struct Sim {
     /// When each VIP lost its last answering node; since when two that hear each other answer.
     dark_since: BTreeMap<IpAddr, BootTime>,
     twice_since: BTreeMap<IpAddr, BootTime>,
+    twice_hung_since: BTreeMap<IpAddr, BootTime>,
+    /// Two that hear each other and whose agents run.
     pub longest_twice: Duration,
+    /// The same with dead and hung agents, whose kernels go on until their deadline.
+    pub longest_twice_hung: Duration,
     pub longest_dark: Duration,
     key: Key,
     /// Keeps every datagram of node 0 and 1 for [`Sim::replay`].
@@ -153,7 +157,9 @@ impl Sim {
             probed: Vec::new(),
             dark_since: BTreeMap::new(),
             twice_since: BTreeMap::new(),
+            twice_hung_since: BTreeMap::new(),
             longest_twice: Duration::ZERO,
+            longest_twice_hung: Duration::ZERO,
             longest_dark: Duration::ZERO,
             key: Key::new(b"shared"),
             record: false,
@@ -190,6 +196,8 @@ impl Sim {
         self.probed.clear();
         self.dark_since.clear();
         self.twice_since.clear();
+        self.twice_hung_since.clear();
+        self.longest_twice_hung = Duration::ZERO;
         self.longest_dark = Duration::ZERO;
         self.longest_twice = Duration::ZERO;
     }
@@ -636,11 +644,19 @@ impl Sim {
         for v in 1..=self.specs[0].len() {
             let answering = self.answering(v);
             let hears = |a: usize, b: usize| !self.broken.contains(&(a, b));
-            let is_twice = answering.iter().any(|a| {
-                let others = answering.iter().filter(|b| *b != a);
-                others.into_iter().any(|b| hears(*a, *b) && hears(*b, *a))
-            });
             let now = self.now;
+            let runs = |n: &usize| {
+                self.nodes[*n].engine.is_some() && now >= self.nodes[*n].agent_frozen
+            };
+            let is_twice = |runs: &dyn Fn(&usize) -> bool| {
+                answering.iter().filter(|a| runs(a)).any(|a| {
+                    let others = answering.iter().filter(|b| *b != a && runs(b));
+                    others
+                        .into_iter()
+                        .any(|b| hears(*a, *b) && hears(*b, *a))
+                })
+            };
+            let (twice, twice_hung) = (is_twice(&runs), is_twice(&|_| true));
             let track = |since: &mut BTreeMap<IpAddr, BootTime>, holds: bool| {
                 if !holds {
                     since.remove(&vip(v));
@@ -648,8 +664,10 @@ impl Sim {
                 }
                 now.since(*since.entry(vip(v)).or_insert(now))
             };
-            let twice = track(&mut self.twice_since, is_twice);
+            let twice = track(&mut self.twice_since, twice);
             self.longest_twice = self.longest_twice.max(twice);
+            let twice = track(&mut self.twice_hung_since, twice_hung);
+            self.longest_twice_hung = self.longest_twice_hung.max(twice);
             let dark = track(&mut self.dark_since, answering.is_empty());
             self.longest_dark = self.longest_dark.max(dark);
         }
