@@ -122,3 +122,6 @@ pub fn words<P: Packet, const MAX: usize>(p: &P, off: usize, words: usize) -> Op
     }
     Some(sum)
 }
+
+#[cfg(test)]
+mod tests;

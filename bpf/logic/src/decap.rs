@@ -119,3 +119,6 @@ fn unwrap<P: Packet, M: Maps>(p: &mut P, m: &M, link: &Link, header: usize, kind
     m.count(reasons::DECAPSULATED, p.len() as u64);
     Verdict::Pass
 }
+
+#[cfg(test)]
+mod tests;

@@ -587,6 +587,3 @@ impl Maps for World {
         self.mtu.get()
     }
 }
-
-#[cfg(test)]
-mod tests;

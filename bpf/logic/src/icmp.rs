@@ -199,3 +199,6 @@ fn to_client<P: Packet, M: Maps>(
     };
     quote::forward(p, m, w, inner_l4, &eg, v.client_mac)
 }
+
+#[cfg(test)]
+mod tests;

@@ -247,3 +247,6 @@ fn to_vip6<M: Maps>(m: &M, vip: &[u8; 16], protocol: u8, port: u16) -> Verdict {
         None => Verdict::Pass,
     }
 }
+
+#[cfg(test)]
+mod tests;

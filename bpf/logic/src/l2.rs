@@ -16,6 +16,7 @@ use zerocopy::network_endian::{U16, U32};
 use crate::{
     Maps, Packet, Verdict, csum,
     csum::Sum,
+    output,
     wire::{
         AdvertFrame, Arp, ArpFrame, ETH_LEN, Eth, Ext, IPV6_LEN, Icmp, Ipv6, LinkOption, Neighbour,
         ethertype, icmp6, mac_word, mapped, proto,
@@ -94,7 +95,7 @@ fn arp<P: Packet, M: Maps>(p: &mut P, m: &M) -> Verdict {
 fn answered<P: Packet, M: Maps>(p: &P, m: &M, key: &L2Key) -> Verdict {
     m.count_response(key);
     m.count(reasons::L2_ANSWERED, p.len() as u64);
-    Verdict::Tx
+    output::back(p, m)
 }
 
 /// Whether a MAC can be a station's: not zero, no group.
@@ -270,3 +271,6 @@ fn advert(
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,8 @@ pub mod record;
 pub mod rewrite;
 pub mod select;
 pub mod snat;
+#[cfg(test)]
+mod testing;
 pub mod too_big;
 pub mod transition;
 pub mod wire;

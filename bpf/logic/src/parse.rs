@@ -347,3 +347,6 @@ pub fn flow_hash(
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

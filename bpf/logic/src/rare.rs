@@ -144,3 +144,6 @@ fn heartbeat<P: Packet, M: Maps>(p: &P, m: &M, h: &Parsed, src: [u8; 6]) {
     m.set_peer_seen(index, m.now());
     m.count(reasons::HEARTBEAT_SEEN, p.len() as u64);
 }
+
+#[cfg(test)]
+mod tests;

@@ -336,3 +336,6 @@ pub fn hand_off<P: Packet, M: Maps>(p: &mut P, m: &M, src_mac: [u8; 6], vip: &Vi
     m.count(reasons::SNAT_HANDED_OFF, p.len() as u64);
     output::leave(p, eg)
 }
+
+#[cfg(test)]
+mod tests;

@@ -253,3 +253,6 @@ impl<M: Maps> Flow<'_, M> {
         previous
     }
 }
+
+#[cfg(test)]
+mod tests;
