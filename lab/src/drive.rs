@@ -130,6 +130,8 @@ pub struct Served {
 #[derive(Debug)]
 pub struct Job {
     lab: Lab,
+    /// The nodes that run an appliance, the first with the API.
+    nodes: Vec<&'static str>,
     /// NAMESPACE/NAME of the Service that was waited for last.
     service: String,
     appliances: BTreeMap<String, Child>,
@@ -139,8 +141,13 @@ pub struct Job {
 }
 
 impl Job {
-    /// Starts the appliances in `lab` on the manifests of some folders.
-    pub fn start(lab: Lab, manifests: &[PathBuf], say: Say) -> Result<Self, JobError> {
+    /// Starts an appliance on each of `nodes` (the first of [`NODES`], or both) on the manifests of some folders.
+    pub fn start(
+        lab: Lab,
+        manifests: &[PathBuf],
+        nodes: &[&'static str],
+        say: Say,
+    ) -> Result<Self, JobError> {
         for program in ["fairlead-appliance", "fairlead"] {
             let path = lab.bin_dir().join(program);
             if !path.exists() {
@@ -152,12 +159,13 @@ impl Job {
         let service = SERVICE.to_owned();
         let mut job = Self {
             lab,
+            nodes: nodes.to_vec(),
             service,
             appliances: BTreeMap::new(),
             capture,
             say,
         };
-        for node in NODES {
+        for node in nodes {
             job.start_appliance(node)?;
         }
         Ok(job)
@@ -168,7 +176,8 @@ impl Job {
         &self.lab
     }
 
-    fn client(&self) -> Result<Node, LabError> {
+    /// The client.
+    pub fn client(&self) -> Result<Node, LabError> {
         self.lab.node("client")
     }
 
@@ -204,7 +213,7 @@ impl Job {
             }
         }
         let mut views = Vec::new();
-        for node in NODES {
+        for node in &self.nodes {
             let node = self.lab.node(node).map_err(|e| chain(&e))?;
             views.push(view::NodeView::ask(&node).map_err(|e| chain(&e))?);
         }
@@ -254,7 +263,7 @@ impl Job {
 
     /// The failure `what`, with the first broken link of the Service and everything that was seen.
     pub fn broken(&mut self, what: &str, why: &str) -> JobError {
-        let link = NODES.iter().find_map(|node| {
+        let link = self.nodes.iter().find_map(|node| {
             let node = self.lab.node(node).ok()?;
             view::first_broken_link(&node, &self.service)
         });

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::run::{JobArgs, fresh_lab, millis};
 use super::{OutputFormat, say};
 use crate::drive::failover::Failover;
-use crate::drive::{Job, SERVICE};
+use crate::drive::{Job, NODES, SERVICE};
 use crate::runner::Lab;
 
 /// The cut falls anywhere in so many milliseconds: many heartbeats, so at any phase of one.
@@ -58,7 +58,7 @@ pub(super) fn bench(args: &BenchArgs) -> miette::Result<()> {
 
 fn rounds(lab: Lab, args: &BenchArgs) -> miette::Result<Vec<Failover>> {
     let tell = args.job.say();
-    let mut job = Job::start(lab, &args.job.manifests(), tell)?;
+    let mut job = Job::start(lab, &args.job.manifests(), &NODES, tell)?;
     if args.job.decap {
         job.decapsulate()?;
     }

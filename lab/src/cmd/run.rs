@@ -10,7 +10,7 @@ use serde_json::json;
 use super::updown::{bring_up, name_of};
 use super::{LabArgs, OutputFormat, lab_dir, say, tell};
 use crate::drive::failover::Failover;
-use crate::drive::{Frontends, Job, Ready, SERVICE, Say, Served};
+use crate::drive::{Frontends, Job, NODES, Ready, SERVICE, Say, Served};
 use crate::runner::Lab;
 use crate::traffic::connections::Outcome;
 
@@ -101,7 +101,7 @@ pub(super) fn fresh_lab(args: &LabArgs, say: Say) -> miette::Result<Lab> {
 fn main_job(lab: Lab, args: &RunArgs) -> miette::Result<serde_json::Value> {
     let say = args.job.say();
     say("==> starting two appliances");
-    let mut job = Job::start(lab, &args.job.manifests(), say)?;
+    let mut job = Job::start(lab, &args.job.manifests(), &NODES, say)?;
     if args.job.decap {
         job.decapsulate()?;
     }

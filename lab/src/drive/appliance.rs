@@ -18,7 +18,7 @@ const JOIN_KUBECONFIG: &str = "/run/fairlead/join.kubeconfig";
 
 impl Job {
     /// Starts the appliance of `node`, the same command line every time.
-    pub(super) fn start_appliance(&mut self, node: &str) -> Result<(), JobError> {
+    pub fn start_appliance(&mut self, node: &str) -> Result<(), JobError> {
         let mut argv = vec!["fairlead-appliance".to_owned()];
         let mut flag = |name: &str, value: &str| argv.extend([name.to_owned(), value.to_owned()]);
         flag("--node-name", node);
@@ -41,7 +41,7 @@ impl Job {
     }
 
     /// Kills the appliance of `node` with SIGKILL and reaps it.
-    pub(super) fn kill_appliance(&mut self, node: &str) -> Result<(), JobError> {
+    pub fn kill_appliance(&mut self, node: &str) -> Result<(), JobError> {
         let what = || format!("kill the appliance of {node}");
         if let Some(mut child) = self.appliances.remove(node) {
             child.kill().map_err(LabError::io(what))?;

@@ -1,6 +1,6 @@
 //! Servers that hold VIPs and take packets in IPIP or ip6ip6: what their owner sets up on them.
 
-use super::{INTERFACE, Job, JobError, NODES};
+use super::{INTERFACE, Job, JobError};
 use crate::checks::main::SERVERS;
 use crate::error::LabError;
 use crate::node::Node;
@@ -10,7 +10,7 @@ impl Job {
     /// with every load-balancer node as a sender. It stays attached.
     pub fn decapsulate(&mut self) -> Result<(), JobError> {
         let mut senders = Vec::new();
-        for node in NODES {
+        for node in self.nodes.clone() {
             senders.extend(addresses(&self.lab.node(node)?, INTERFACE)?);
         }
         for (server, _) in SERVERS {

@@ -9,7 +9,7 @@ use fairlead_observe::service::{FrontendView, ServiceView};
 use fairlead_observe::status::StatusView;
 use serde::de::DeserializeOwned;
 
-use super::{Frontends, NODES};
+use super::Frontends;
 use crate::error::LabError;
 use crate::node::Node;
 
@@ -57,9 +57,10 @@ pub fn agreed(service: &str, views: &[NodeView]) -> Result<(Frontends, String, S
     let mut owners: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut frontends = None;
     let mut why = String::new();
+    let nodes: Vec<&String> = views.iter().map(|v| &v.node).collect();
     for view in views {
         let node = &view.node;
-        peers_alive(view)?;
+        peers_alive(view, &nodes)?;
         let is_it = |s: &&ServiceView| format!("{}/{}", s.namespace, s.name) == service;
         let found = view.services.iter().find(is_it);
         let found = found.ok_or_else(|| format!("{node} knows no Service {service}"))?;
@@ -97,10 +98,10 @@ pub fn agreed(service: &str, views: &[NodeView]) -> Result<(Frontends, String, S
 }
 
 /// Every other node is heard by this one.
-fn peers_alive(view: &NodeView) -> Result<(), String> {
+fn peers_alive(view: &NodeView, nodes: &[&String]) -> Result<(), String> {
     let node = &view.node;
-    for other in NODES.iter().filter(|n| *n != node) {
-        let peer = view.status.peers.iter().find(|p| p.node == *other);
+    for other in nodes.iter().filter(|n| **n != node) {
+        let peer = view.status.peers.iter().find(|p| p.node == **other);
         match peer.map(|p| p.state.as_str()) {
             Some("Alive") => {}
             state => {

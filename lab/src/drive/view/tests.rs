@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::drive::NODES;
 
 fn frontend(vip: &str, protocol: &str, port: u16) -> Value {
     let backend = json!({
