@@ -1,1 +1,14 @@
-//! Who gets which address: pools and VIP allocation.
+//! LB-IPAM: which Service gets which address.
+//!
+//! Halves: [`alloc`] decides and is pure (API state in, changes out, same in, same out); [`controller`] watches, writes what was
+//! decided and is the only I/O. Invariant: no address has two owners without a sharing agreement, and nobody moves who need not.
+//! The state is the API: what a Service's status holds, it has; a restart reads it back and changes nothing.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod alloc;
+pub mod controller;
+pub mod request;
+
+pub use alloc::{DefaultIpam, Inputs, Plan, Settings, plan};
+pub use controller::Controller;

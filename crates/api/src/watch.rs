@@ -13,7 +13,7 @@
 
 pub mod builder;
 pub mod feed;
-mod table;
+pub mod table;
 
 use std::{convert::Infallible, fmt, sync::Arc};
 

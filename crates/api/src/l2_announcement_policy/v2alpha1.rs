@@ -21,6 +21,7 @@ use crate::label_selector::LabelSelector;
     category = "cilium",
     status = "CiliumL2AnnouncementPolicyStatus",
     derive = "Default",
+    derive = "PartialEq",
     doc = "Says which nodes announce which Services on the LAN.",
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]

@@ -23,6 +23,7 @@ use crate::label_selector::LabelSelector;
     shortname = "lbippools",
     category = "cilium",
     status = "Status",
+    derive = "PartialEq",
     doc = "A pool of addresses that the operator gives to Services of type LoadBalancer.",
     printcolumn = r#"{"name":"Disabled","type":"boolean","jsonPath":".spec.disabled"}"#,
     printcolumn = r#"{"name":"Conflicting","type":"string","jsonPath":".status.conditions[?(@.type==\"cilium.io/PoolConflict\")].status"}"#,

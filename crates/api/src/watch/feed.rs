@@ -1,4 +1,4 @@
-//! The four watches as one stream of changes, with retries that back off.
+//! Watches as streams of changes, with retries that back off.
 
 use std::fmt::Debug;
 
@@ -45,13 +45,15 @@ pub(super) fn all(client: &Client) -> Feed {
     ])
 }
 
-fn one<K>(
+/// One watch, for ever: what fails is reported, yields `None`, and is tried again with growing pauses.
+pub fn one<K, C>(
     resource: &'static str,
     api: Api<K>,
-    wrap: fn(watcher::Event<K>) -> Change,
-) -> BoxStream<'static, Option<Change>>
+    wrap: fn(watcher::Event<K>) -> C,
+) -> BoxStream<'static, Option<C>>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    C: 'static,
 {
     watcher(api, watcher::Config::default())
         .default_backoff()

@@ -6,11 +6,11 @@ use kube::runtime::watcher::Event;
 
 /// What a conversion made of an object: its record, or `None` where the object counts as absent; an error keeps what was
 /// there before.
-pub(super) type Read<R> = Result<Option<R>, ()>;
+pub type Read<R> = Result<Option<R>, ()>;
 
 /// The objects of one kind by key. A new list is collected aside and replaces the old one only when it is whole.
 #[derive(Debug)]
-pub(super) struct Table<R> {
+pub struct Table<R> {
     live: BTreeMap<String, R>,
     fresh: Option<BTreeMap<String, R>>,
     is_complete: bool,
@@ -28,20 +28,22 @@ impl<R> Default for Table<R> {
 
 impl<R: Clone + PartialEq> Table<R> {
     /// Whether a list was ever whole.
-    pub(super) const fn is_complete(&self) -> bool {
+    pub const fn is_complete(&self) -> bool {
         self.is_complete
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&R> {
+    /// The record under the key.
+    pub fn get(&self, key: &str) -> Option<&R> {
         self.live.get(key)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &R> {
+    /// Every record, in the order of keys.
+    pub fn iter(&self) -> impl Iterator<Item = &R> {
         self.live.values()
     }
 
     /// Takes an event; returns the keys whose record changed, with the former record.
-    pub(super) fn apply(&mut self, event: Event<(String, Read<R>)>) -> Vec<(String, Option<R>)> {
+    pub fn apply(&mut self, event: Event<(String, Read<R>)>) -> Vec<(String, Option<R>)> {
         match event {
             Event::Init => {
                 self.fresh = Some(BTreeMap::new());
@@ -72,6 +74,17 @@ impl<R: Clone + PartialEq> Table<R> {
             Event::Apply((_, Err(()))) => Vec::new(),
             Event::Apply((key, Ok(record))) => self.put(key, record),
             Event::Delete((key, _)) => self.put(key, None),
+        }
+    }
+
+    /// Replaces the record of an object that is known, as the answer to a write does; one that is gone stays gone.
+    pub fn update(&mut self, key: &str, record: R) {
+        // A list that is being read may hold an older state of it.
+        if let Some(fresh) = self.fresh.as_mut().and_then(|fresh| fresh.get_mut(key)) {
+            fresh.clone_from(&record);
+        }
+        if let Some(live) = self.live.get_mut(key) {
+            *live = record;
         }
     }
 
