@@ -139,7 +139,7 @@ pub(crate) enum ApiError {
         name: String,
         detail: String,
     },
-    #[error("{kind} \"{name}\" is invalid: {}", join(causes))]
+    #[error("{} \"{name}\" is invalid: {}", qualified(kind, group), join(causes))]
     Invalid {
         group: String,
         kind: String,
@@ -180,6 +180,15 @@ pub(crate) enum ApiError {
     StorageFailed { detail: String },
     #[error("the API server is shutting down")]
     ShuttingDown,
+}
+
+/// `Service`, `CiliumLoadBalancerIPPool.cilium.io`.
+fn qualified(kind: &str, group: &str) -> String {
+    if group.is_empty() {
+        kind.to_owned()
+    } else {
+        format!("{kind}.{group}")
+    }
 }
 
 fn join(causes: &[Cause]) -> String {

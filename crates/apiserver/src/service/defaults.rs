@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::allocate::{Allocated, Family};
 use crate::object::{self, list, text};
 use crate::status::Cause;
+use crate::validate::is_port;
 
 /// Default of `sessionAffinityConfig.clientIP.timeoutSeconds`: three hours.
 const AFFINITY_SECONDS: u64 = 10_800;
@@ -69,7 +70,8 @@ pub(super) fn fill(new: &mut Value, old: Option<&Value>) {
         let unset = port
             .get("targetPort")
             .is_none_or(|target| *target == json!(0) || target == "");
-        if unset && let Some(number) = port.get("port").cloned() {
+        // Not from a bad port, which would then be reported twice.
+        if unset && let Some(number) = port.get("port").filter(|number| is_port(number)).cloned() {
             port["targetPort"] = number;
         }
         if port.get("nodePort") == Some(&json!(0)) {

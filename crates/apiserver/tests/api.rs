@@ -1,0 +1,10 @@
+//! The API as clients see it: a real server over TLS, and kube-rs.
+
+#[path = "api/client.rs"]
+mod client;
+#[path = "api/harness.rs"]
+mod harness;
+#[path = "api/refusals.rs"]
+mod refusals;
+#[path = "api/watches.rs"]
+mod watches;
