@@ -441,9 +441,13 @@ impl Engine {
         self.wake = self.wake.min(at);
     }
 
-    /// A thread that was not scheduled has not heard its peers: what it missed for that reason does not count as silence.
+    /// A thread that was not scheduled has not heard its peers: what it missed for that reason does not count as silence. One that was
+    /// away for so long that peers suspect it listens again before it takes anything.
     fn forgive_lateness(&mut self, now: BootTime) {
         let late = now.since(self.wake);
+        if late > self.settings.beat * self.settings.missing {
+            self.up_since = now;
+        }
         if late > self.settings.beat {
             for peer in self.peers.iter_mut().flatten() {
                 peer.forgive(late, now);

@@ -206,7 +206,7 @@ impl Engine {
             Phase::Idle => self.consider(group, now, out),
             Phase::Probing(probing) => self.step_probing(group, probing, now, out),
             Phase::Owned | Phase::Offered { .. } => self.step_owned(group, now, out),
-            Phase::Conflict { until } if now >= until => {
+            Phase::Conflict { until } if now >= until || self.is_settled_conflict(group) => {
                 let state = &mut self.table.group_state[group];
                 state.enter(Phase::Idle, Why::Starting, now);
                 state.unowned_since = now;
@@ -215,6 +215,16 @@ impl Engine {
             }
             Phase::Conflict { until } => self.wake_by(until),
         }
+    }
+
+    /// The stranger turned out to be a peer not heard before, or a peer owns the group now.
+    fn is_settled_conflict(&self, group: usize) -> bool {
+        let mut macs = self
+            .table
+            .vips_of(group)
+            .filter_map(|vip| self.table.vip_state[vip].conflict);
+        self.table.group_state[group].holder.is_some()
+            || macs.any(|mac| self.slot_of(mac).is_some())
     }
 
     /// Why this node may not take the group now, if so.
