@@ -73,17 +73,17 @@ pub(super) fn run(args: &RunArgs) -> miette::Result<()> {
     let say = args.job.say();
     let lab = fresh_lab(&args.job.lab, say)?;
     let name = lab.name().to_owned();
-    let outcome = main_job(lab, args);
+    let mut seen = Seen::default();
+    let outcome = main_job(lab, args, &mut seen);
     // After a failure the evidence is kept elsewhere; the lab itself stays unless asked otherwise.
     if args.once {
         Lab::down(&name)?;
-        say("the lab is down again");
+        say("==> the lab is down again");
     }
-    let summary = outcome?;
     if matches!(args.job.output, OutputFormat::Json) {
-        super::say(serde_json::to_string(&summary).into_diagnostic()?);
+        super::say(seen.summary());
     }
-    Ok(())
+    outcome
 }
 
 /// The lab, built anew: what an earlier run left must not help this one.
@@ -98,7 +98,37 @@ pub(super) fn fresh_lab(args: &LabArgs, say: Say) -> miette::Result<Lab> {
     Ok(lab)
 }
 
-fn main_job(lab: Lab, args: &RunArgs) -> miette::Result<serde_json::Value> {
+/// What has been seen so far: a job that fails half-way still says what it saw.
+#[derive(Debug, Default)]
+struct Seen {
+    ready: Option<Ready>,
+    served: Option<Served>,
+    failover: Option<Failover>,
+}
+
+impl Seen {
+    fn summary(&self) -> serde_json::Value {
+        let (ready, failover) = (self.ready.as_ref(), self.failover.as_ref());
+        let requests = self.served.as_ref().map(|s| &s.requests);
+        json!({
+            "vip": ready.and_then(|r| r.service.vips.first()),
+            "vips": ready.map(|r| &r.service.vips),
+            "owner": ready.map(|r| &r.owner),
+            "reason": ready.map(|r| &r.why),
+            "requests": requests.map(|r| r.requests),
+            "failed": requests.map(|r| r.failed),
+            "spread": requests.map(|r| &r.spread),
+            "dark_ms": failover.map(|f| millis(f.dark())),
+            "dark_tcp_ms": failover.map(|f| millis(f.dark_tcp())),
+            "connections": failover.map(|f| f.talking.asked),
+            "broken": failover.map(|f| f.talking.broken),
+            "broken_listening": failover.map(|f| f.listening.broken),
+            "ready_ms": ready.map(|r| millis(r.after)),
+        })
+    }
+}
+
+fn main_job(lab: Lab, args: &RunArgs, seen: &mut Seen) -> miette::Result<()> {
     let say = args.job.say();
     say("==> starting two appliances");
     let mut job = Job::start(lab, &args.job.manifests(), &NODES, say)?;
@@ -107,43 +137,48 @@ fn main_job(lab: Lab, args: &RunArgs) -> miette::Result<serde_json::Value> {
     }
     let ready = job.wait_ready(&args.service)?;
     show_ready(&job, &args.service, &ready, say)?;
+    let (service, owner) = (ready.service.clone(), ready.owner.clone());
+    seen.ready = Some(ready);
 
     say(&format!(
         "==> {REQUESTS} requests and an upload to each VIP"
     ));
-    let served = job.serve(&ready.service, REQUESTS)?;
+    let served = job.serve(&service, REQUESTS)?;
     show_served(&served, say);
+    let failure = served.failure();
+    seen.served = Some(served);
+    stop_at(&mut job, failure)?;
 
-    let owner = &ready.owner;
     say(&format!(
         "==> killing {owner} (kill -9) and cutting its link, {CONNECTIONS}+{CONNECTIONS} connections open"
     ));
-    let failover = job.fail_over(owner, &ready.service, CONNECTIONS, WARM_UP)?;
+    let failover = job.fail_over(&owner, &service, CONNECTIONS, WARM_UP)?;
     show_failover(&failover, say);
-    for line in job.neighbours(&ready.service.vips)? {
+    for line in job.neighbours(&service.vips)? {
         say(&format!("    client: {line}"));
     }
-    let summary = summary(&ready, &served, &failover);
-    if failover.talking.broken > 0 {
-        let what = format!(
-            "{} of {CONNECTIONS} connections broke",
-            failover.talking.broken
-        );
-        return Err(job
-            .broken(&what, &format!("{:?}", failover.talking.why))
-            .into());
-    }
+    let failure = failover.failure();
+    seen.failover = Some(failover);
+    stop_at(&mut job, failure)?;
     if !args.once {
         say(&format!("==> giving {owner} back"));
-        job.restore(owner)?;
+        job.restore(&owner)?;
         let ready = job.wait_ready(&args.service)?;
         say(&format!(
             "    both nodes are up again after {} ms",
             ready.after.as_millis()
         ));
-        commands(job.lab(), args, &ready.service, say)?;
+        commands(job.lab(), args, &service, say)?;
     }
-    Ok(summary)
+    Ok(())
+}
+
+/// Ends the job at a failure, with evidence.
+fn stop_at(job: &mut Job, failure: Option<(String, String)>) -> miette::Result<()> {
+    match failure {
+        Some((what, why)) => Err(job.broken(&what, &why).into()),
+        None => Ok(()),
+    }
 }
 
 fn show_ready(job: &Job, service: &str, ready: &Ready, say: Say) -> miette::Result<()> {
@@ -172,6 +207,9 @@ fn show_served(served: &Served, say: Say) {
         outcome.failed,
         spread.join(", ")
     ));
+    for (vip, why) in &served.lost_uploads {
+        say(&format!("    1 MB to {vip} was lost: {why}"));
+    }
     for (vip, server) in &served.uploads {
         say(&format!("    1 MB to {vip} arrived whole at {server}"));
     }
@@ -196,24 +234,6 @@ fn show_failover(failover: &Failover, say: Say) {
     };
     show(&failover.talking, "on which the client talks");
     show(&failover.listening, "on which only the server talks");
-}
-
-fn summary(ready: &Ready, served: &Served, failover: &Failover) -> serde_json::Value {
-    json!({
-        "vip": ready.service.vips.first(),
-        "vips": ready.service.vips,
-        "owner": ready.owner,
-        "reason": ready.why,
-        "requests": served.requests.requests,
-        "failed": served.requests.failed,
-        "spread": served.requests.spread,
-        "dark_ms": millis(failover.dark()),
-        "dark_tcp_ms": millis(failover.dark_tcp()),
-        "connections": failover.talking.asked,
-        "broken": failover.talking.broken,
-        "broken_listening": failover.listening.broken,
-        "ready_ms": millis(ready.after),
-    })
 }
 
 /// What to type next.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{Frontends, INTERFACE, Job, JobError};
 use crate::clock;
-use crate::traffic::connections::{self, Connections, Talker};
+use crate::traffic::connections::{Connections, Outcome, Talker};
 use crate::traffic::dark::{Darkness, darkness};
 use crate::traffic::probe::Probe;
 
@@ -30,9 +30,9 @@ pub struct Failover {
     /// TCP connects, by VIP.
     pub tcp: BTreeMap<IpAddr, Darkness>,
     /// Connections on which the client talks.
-    pub talking: connections::Outcome,
+    pub talking: Outcome,
     /// Connections on which only the server talks.
-    pub listening: connections::Outcome,
+    pub listening: Outcome,
 }
 
 impl Failover {
@@ -52,6 +52,15 @@ impl Failover {
             .map(|d| d.longest)
             .max()
             .unwrap_or_default()
+    }
+}
+
+impl Failover {
+    /// What broke that must not, if anything did.
+    pub fn failure(&self) -> Option<(String, String)> {
+        let Outcome { asked, broken, why } = &self.talking;
+        let what = format!("{broken} of {asked} connections broke");
+        (*broken > 0).then(|| (what, format!("{why:?}")))
     }
 }
 
@@ -94,10 +103,7 @@ impl Job {
                 return Err(self.broken(&format!("nobody takes over from {victim}"), &why));
             }
         }
-        let mut outcomes = [
-            connections::Outcome::default(),
-            connections::Outcome::default(),
-        ];
+        let mut outcomes = [Outcome::default(), Outcome::default()];
         for (talker, outcome) in ask_all(sets) {
             outcomes[usize::from(talker == Talker::Server)].add(outcome);
         }
@@ -122,6 +128,7 @@ impl Job {
 
     /// Gives `victim` its link back and starts its appliance again.
     pub fn restore(&mut self, victim: &str) -> Result<(), JobError> {
+        self.since = clock::now();
         self.set_link(victim, "up")?;
         self.start_appliance(victim)
     }
@@ -137,7 +144,7 @@ impl Job {
 }
 
 /// Asks every set at the same time, so that none is given longer than another.
-fn ask_all(sets: Vec<(Talker, Connections)>) -> Vec<(Talker, connections::Outcome)> {
+fn ask_all(sets: Vec<(Talker, Connections)>) -> Vec<(Talker, Outcome)> {
     std::thread::scope(|scope| {
         let asked: Vec<_> = sets
             .into_iter()
