@@ -207,7 +207,7 @@ impl Builder<'_> {
             (MGMT.to_owned(), node.name.clone()),
             (node.name.clone(), "eth0".to_owned()),
         );
-        let port = in_node(MGMT, &format!("ip link set {} master br0 up", a.1));
+        let port = in_node(MGMT, &format!("ip link set dev {} master br0 up", a.1));
         self.steps.extend([Step::Link { a, b, mtu: 1500 }, port]);
         let mgmt = self.topology.mgmt.clone().unwrap_or_default();
         let length = |subnet: Option<String>, default: &str| {

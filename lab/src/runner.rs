@@ -259,8 +259,8 @@ impl Lab {
                 let (ns_a, ns_b) = (self.namespace(&a.0), self.namespace(&b.0));
                 let mtu = mtu.to_string();
                 host(&[
-                    "ip", "link", "add", &a.1, "netns", &ns_a, "mtu", &mtu, "type", "veth", "peer",
-                    "name", &b.1, "netns", &ns_b, "mtu", &mtu,
+                    "ip", "link", "add", "name", &a.1, "netns", &ns_a, "mtu", &mtu, "type", "veth",
+                    "peer", "name", &b.1, "netns", &ns_b, "mtu", &mtu,
                 ])
             }
             Step::Start { node, argv, env } => {

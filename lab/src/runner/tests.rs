@@ -154,3 +154,47 @@ fn a_strangers_namespace_is_left_alone() {
     assert!(Path::new("/run/netns").join(&foreign).exists());
     host(&["ip", "netns", "del", &foreign]).unwrap();
 }
+
+#[test]
+fn binds_environment_and_management_network_are_what_containers_have() {
+    let guard = Guard::new("mgmt");
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "content").unwrap();
+    let text = format!(
+        r#"
+name: t
+mgmt: {{ ipv4-subnet: 172.30.0.0/16 }}
+topology:
+  defaults: {{ kind: linux, image: i }}
+  nodes:
+    a:
+      mgmt-ipv4: 172.30.0.2
+      env: {{ GREETING: hello }}
+      binds: ["{0}:/opt/{1}/deep:ro"]
+      cmd: sh -c 'env; exec sleep 600'
+    b:
+      mgmt-ipv4: 172.30.1.3
+"#,
+        folder.path().display(),
+        guard.0
+    );
+    let lab = guard.up(&text).unwrap();
+    let a = lab.node("a").unwrap();
+    a.run(&["ping", "-c1", "-W2", "172.30.1.3"]).unwrap();
+    let file = format!("/opt/{}/deep/file", guard.0);
+    assert_eq!(a.run(&["cat", &file]).unwrap(), "content");
+    assert!(a.run(&["touch", &file]).is_err(), "the bind is read-only");
+    assert!(!Path::new(&file).exists(), "only the node sees it");
+    let told = || {
+        fs::read_to_string(a.log("a-cmd"))
+            .ok()?
+            .contains("GREETING=hello\n")
+            .then_some(())
+    };
+    assert!(clock::poll(Duration::from_secs(5), told).is_some());
+    Lab::down(&guard.0).unwrap();
+    assert!(
+        !Path::new("/opt").join(&guard.0).exists(),
+        "what was made for the bind is gone"
+    );
+}
