@@ -169,7 +169,7 @@ pub fn encapsulated(
             header.set_total_length(len16(20 + packet.len()));
             header.set_flags(ipv4::Ipv4Flags::DontFragment);
             header.set_ttl(64);
-            header.set_next_level_protocol(IpNextHeaderProtocols::IpIp);
+            header.set_next_level_protocol(IpNextHeaderProtocols::Ipv4);
             header.set_source(src);
             header.set_destination(dst);
             let checksum = ipv4::checksum(&header.to_immutable());
@@ -191,4 +191,44 @@ pub fn encapsulated(
         }
         mixed => panic!("one family, not {mixed:?}"),
     }
+}
+
+/// The answer to [`arp_request`].
+pub fn arp_reply(
+    src_mac: [u8; 6],
+    sender: [u8; 4],
+    target_mac: [u8; 6],
+    target: [u8; 4],
+) -> Vec<u8> {
+    let mut frame = arp_request(src_mac, sender, target);
+    frame[..6].copy_from_slice(&target_mac);
+    let mut arp = MutableArpPacket::new(&mut frame[14..]).expect("a full header");
+    arp.set_operation(ArpOperations::Reply);
+    arp.set_target_hw_addr(target_mac.into());
+    frame
+}
+
+/// The frame with other Ethernet addresses.
+pub fn with_macs(frame: &[u8], src: [u8; 6], dst: [u8; 6]) -> Vec<u8> {
+    [&dst, &src, &frame[12..]].concat()
+}
+
+/// The frame with another time to live or hop limit.
+pub fn with_hop_limit(frame: &[u8], hops: u8) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if frame[14] >> 4 == 6 {
+        frame[21] = hops;
+        return frame;
+    }
+    let mut header = MutableIpv4Packet::new(&mut frame[14..]).expect("a full header");
+    header.set_ttl(hops);
+    let checksum = ipv4::checksum(&header.to_immutable());
+    header.set_checksum(checksum);
+    frame
+}
+
+/// The source port of an untagged TCP or UDP frame without options.
+pub fn source_port(frame: &[u8]) -> Option<u16> {
+    let l4 = if frame.get(14)? >> 4 == 6 { 54 } else { 34 };
+    Some(u16::from_be_bytes([*frame.get(l4)?, *frame.get(l4 + 1)?]))
 }

@@ -8,6 +8,8 @@ pub mod frame;
 pub mod lan;
 pub mod netns;
 pub mod pins;
+pub mod smoke;
+pub mod vm;
 
 /// Fails the test with a sentence that says what it needs.
 ///

@@ -225,6 +225,11 @@ impl Decap {
         self.links.attached()
     }
 
+    /// As [`Datapath::program_costs`].
+    pub fn program_costs(&self) -> Vec<ProgramCost> {
+        self.set.costs()
+    }
+
     /// As [`Datapath::test_run`].
     pub fn test_run(&self, packet: &[u8]) -> Result<Run, DatapathError> {
         test_run::run(self.set.xdp("decap_ingress"), "decap_ingress", packet)
