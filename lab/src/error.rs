@@ -27,7 +27,9 @@ pub enum LabError {
     },
     /// A step of the plan failed.
     #[error("`{step}` failed: {message}")]
-    #[diagnostic(help("what was built has been taken down again; the log folder is {logs}"))]
+    #[diagnostic(help(
+        "what was built has been taken down again; what its processes said is in {logs}"
+    ))]
     Step {
         step: String,
         message: String,

@@ -15,10 +15,10 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// Copies the files of `from` into `to`, as far as possible: it serves a report about another failure.
+/// Copies the files of `from` into `to`, which is made if there are any, as far as possible: it serves a report about another failure.
 pub fn copy_dir(from: &Path, to: &Path) {
-    drop(fs::create_dir_all(to));
     for entry in fs::read_dir(from).into_iter().flatten().flatten() {
+        drop(fs::create_dir_all(to));
         drop(fs::copy(entry.path(), to.join(entry.file_name())));
     }
 }

@@ -7,7 +7,15 @@ use crate::report::copy_dir;
 use crate::runner::Lab;
 
 /// Commands whose output is kept, for every node.
-const QUESTIONS: [(&str, &[&str]); 9] = [
+const QUESTIONS: [(&str, &[&str]); 10] = [
+    (
+        "fairlead",
+        &[
+            "sh",
+            "-c",
+            "fairlead status && fairlead service list && fairlead l2 list",
+        ],
+    ),
     ("link", &["ip", "-s", "-d", "link"]),
     ("addr", &["ip", "addr"]),
     ("route", &["ip", "route", "show", "table", "all"]),
@@ -31,12 +39,15 @@ const QUESTIONS: [(&str, &[&str]); 9] = [
 pub fn keep(lab: &Lab, occasion: &str) -> PathBuf {
     let stamp = crate::clock::wall().as_secs();
     let dir = std::env::temp_dir().join(format!("fairlead-lab-{}-{occasion}-{stamp}", lab.name()));
+    fs::create_dir_all(&dir).ok();
     copy_dir(&lab.dir().join("log"), &dir.join("log"));
-    copy_dir(&lab.dir().join("capture"), &dir.join("capture"));
     for name in lab.nodes() {
         let Ok(node) = lab.node(&name) else { continue };
         for (question, argv) in QUESTIONS {
-            if let Ok(output) = node.command(argv).output() {
+            // A server runs no agent, a client has no bridge: silence is no evidence.
+            if let Ok(output) = node.command(argv).output()
+                && !output.stdout.is_empty()
+            {
                 let text = [output.stdout, output.stderr].concat();
                 write(&dir.join(format!("{name}-{question}.txt")), &text);
             }
