@@ -4,6 +4,7 @@
 //! bytes it speaks. Invariant: at most one node answers for an address (style.md I4), and none before its datapath serves it (I1).
 #![deny(unsafe_code)]
 
+pub mod frames;
 pub mod heartbeat;
 pub mod ownership;
 mod time;
