@@ -11,7 +11,7 @@ use crate::bpffs::PinDir;
 use crate::layout::{self, DIRECTORY_PREFIX};
 use crate::links::{Acceleration, Attached, Links};
 use crate::maps::{DecapMaps, HashMap, L2Maps, LbMaps, PerCpuArray, Plain, Window};
-use crate::object::{ProgramCost, ProgramSet, Role};
+use crate::object::{MapLayout, ProgramCost, ProgramSet, Role};
 use crate::test_run::{self, Run};
 use crate::{DatapathError, rights};
 
@@ -141,6 +141,11 @@ impl Datapath {
     /// What each loaded program cost the verifier.
     pub fn program_costs(&self) -> Vec<ProgramCost> {
         self.set.costs()
+    }
+
+    /// Every map of the loaded object, those of other roles (one entry each) and of constants included.
+    pub fn map_layouts(&self) -> Vec<MapLayout> {
+        self.set.layouts()
     }
 
     /// Runs one of the programs on a packet, through the kernel's test-run, with the maps as they are.

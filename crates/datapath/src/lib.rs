@@ -30,5 +30,5 @@ pub use datapath::{Cleaned, Datapath, DatapathConfig, Decap, cleanup};
 pub use error::DatapathError;
 pub use links::{Acceleration, Attached, Mode};
 pub use maps::{DecapMaps, HashMap, Insert, L2Maps, LbMaps, MapError, PerCpuArray, Plain, Window};
-pub use object::ProgramCost;
+pub use object::{MapLayout, ProgramCost};
 pub use test_run::Run;

@@ -48,8 +48,11 @@ pub fn name(ifindex: u32) -> Result<String, DatapathError> {
     let unknown = || DatapathError::UnknownInterface {
         name: format!("with index {ifindex}"),
     };
-    let name = if_indextoname(ifindex).map_err(|_errno| unknown())?;
-    name.into_string().map_err(|_not_text| unknown())
+    // nix 0.30 takes libc's null for success and returns an empty name.
+    match if_indextoname(ifindex).map(std::ffi::CString::into_string) {
+        Ok(Ok(name)) if !name.is_empty() => Ok(name),
+        _ => Err(unknown()),
+    }
 }
 
 /// What is attached to the interface's XDP hook, if anything.

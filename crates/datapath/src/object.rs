@@ -52,6 +52,21 @@ pub struct ProgramCost {
     pub translated: u32,
 }
 
+/// A map of the object as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapLayout {
+    pub name: String,
+    /// `enum bpf_map_type`.
+    pub kind: u32,
+    /// Bytes.
+    pub key: u32,
+    /// Bytes.
+    pub value: u32,
+    pub max_entries: u32,
+    /// `BPF_F_*`.
+    pub flags: u32,
+}
+
 impl ProgramSet {
     /// Loads the role's programs over the maps pinned in `directory`; makes and pins those that are missing.
     pub(crate) fn load(role: &Role, directory: &Path) -> Result<Self, DatapathError> {
@@ -129,6 +144,21 @@ impl ProgramSet {
             Some(Program::Xdp(program)) => Some(program),
             _ => None,
         }
+    }
+
+    pub(crate) fn layouts(&self) -> Vec<MapLayout> {
+        let layout = |(name, map): (&str, &Map)| {
+            let info = sys::map_info(map_data(map)?.fd().as_fd()).ok()?;
+            Some(MapLayout {
+                name: name.to_owned(),
+                kind: info.kind,
+                key: info.key_size,
+                value: info.value_size,
+                max_entries: info.max_entries,
+                flags: info.flags,
+            })
+        };
+        self.ebpf.maps().filter_map(layout).collect()
     }
 
     pub(crate) fn costs(&self) -> Vec<ProgramCost> {

@@ -19,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::maps::Plain;
+use crate::sys;
 
 /// Bytes of one word.
 const WORD: usize = 8;
@@ -130,6 +131,18 @@ impl<T: Plain> Window<T> {
             bytes.copy_from_slice(&word[..bytes.len()]);
         }
         value
+    }
+
+    /// Reads an element by system call, which maps nothing: for scans of large arrays.
+    pub fn lookup(&self, index: u32) -> std::io::Result<T> {
+        match &*self.words {
+            Words::Memory(_) => Ok(self.read(index)),
+            Words::Mapped { map, .. } => {
+                let mut value = T::new_zeroed();
+                sys::lookup(map.as_fd(), &index.to_ne_bytes(), value.as_mut_bytes())?;
+                Ok(value)
+            }
+        }
     }
 
     /// Writes an element with plain word stores, in ascending order: for records that nothing points at yet.
