@@ -368,13 +368,16 @@ pub(crate) struct Writer<S> {
     suspect: bool,
 }
 
+/// What readers share, where writes are sent, and who does them.
+pub(crate) type Opened<S> = (Arc<Shared>, mpsc::Sender<Job>, Writer<S>);
+
 /// Loads what the store holds. `resources` are all that will ever be asked for.
 pub(crate) fn open<S: Store>(
     store: S,
     resources: &[Arc<str>],
     history: usize,
     allocated: Allocated,
-) -> Result<(Arc<Shared>, mpsc::Sender<Job>, Writer<S>), StoreError> {
+) -> Result<Opened<S>, StoreError> {
     let mut state = State {
         revision: store.revision()?,
         resources: HashMap::new(),
@@ -453,8 +456,9 @@ impl<S: Store> Writer<S> {
             && let Err(error) = self.recover()
         {
             let error = refusal(&error);
-            jobs.into_iter()
-                .for_each(|job| answer(job.reply, Err(error.clone())));
+            for job in jobs {
+                answer(job.reply, Err(error.clone()));
+            }
             return;
         }
         let shared = self.shared.clone();
@@ -485,9 +489,9 @@ impl<S: Store> Writer<S> {
                 let staged = std::mem::take(&mut tx.staged);
                 drop(tx);
                 self.publish(staged);
-                answers
-                    .into_iter()
-                    .for_each(|(reply, result, _)| answer(reply, result));
+                for (reply, result, _) in answers {
+                    answer(reply, result);
+                }
             }
             Err(error) => {
                 tx.roll_back(0);

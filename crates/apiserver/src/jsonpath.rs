@@ -136,18 +136,17 @@ fn field(text: &str) -> Result<(Option<Step>, &str), String> {
 fn bracket(text: &str) -> Result<(Option<Step>, &str), String> {
     let end = closing(text).ok_or_else(|| format!("no ] after [{text}"))?;
     let (inner, rest) = (text[..end].trim(), &text[end + 1..]);
-    let step =
-        if let Some(filter) = inner.strip_prefix("?(").and_then(|f| f.strip_suffix(')')) {
-            Step::Filter(parse_filter(filter)?)
-        } else if inner == "*" {
-            Step::Every
-        } else if let Some(name) = unquote(inner) {
-            Step::Field(name.to_owned())
-        } else {
-            Step::Index(inner.parse().map_err(|_| {
-                format!("[{inner}] is neither an index, a name in quotes nor a filter")
-            })?)
-        };
+    let step = if let Some(filter) = inner.strip_prefix("?(").and_then(|f| f.strip_suffix(')')) {
+        Step::Filter(parse_filter(filter)?)
+    } else if inner == "*" {
+        Step::Every
+    } else if let Some(name) = unquote(inner) {
+        Step::Field(name.to_owned())
+    } else {
+        Step::Index(inner.parse().map_err(|_not_a_number| {
+            format!("[{inner}] is neither an index, a name in quotes nor a filter")
+        })?)
+    };
     Ok((Some(step), rest))
 }
 
@@ -184,7 +183,7 @@ fn parse_filter(text: &str) -> Result<Filter, String> {
             let wanted = match unquote(right) {
                 Some(text) => Value::from(text),
                 None => serde_json::from_str(right)
-                    .map_err(|_| format!("{right} in a filter is no value"))?,
+                    .map_err(|_no_json| format!("{right} in a filter is no value"))?,
             };
             (left, Some((compare, wanted)))
         }

@@ -71,6 +71,10 @@ pub(crate) struct Version {
 
 /// A kind and all its versions, which share one storage.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "`kind` and `listKind` are the API's own words"
+)]
 pub(crate) struct Kind {
     pub(crate) group: String,
     pub(crate) kind: String,

@@ -106,7 +106,9 @@ fn into_3_0(schema: &mut Value, named: &mut Vec<String>) {
                 .filter(|(name, _)| *name != "allOf")
                 .for_each(|(_, value)| into_3_0(value, named));
             if let Some(Value::Array(all)) = fields.get_mut("allOf") {
-                all.iter_mut().for_each(|value| into_3_0(value, named));
+                for value in all {
+                    into_3_0(value, named);
+                }
             }
         }
         Value::Array(items) => items.iter_mut().for_each(|item| into_3_0(item, named)),

@@ -60,6 +60,10 @@ pub(crate) enum MergeList {
 
 /// A compiled schema.
 #[derive(Debug, Clone, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the schema language"
+)]
 pub(crate) struct Schema {
     pub(crate) kind: Option<Type>,
     pub(crate) nullable: bool,

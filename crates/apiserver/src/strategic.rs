@@ -154,6 +154,7 @@ fn merge_list(
     let same = |a: &Value, b: &Value| {
         a.get(key) == b.get(key) && (!by_protocol || protocol(a) == protocol(b))
     };
+    let mut unclear = Vec::new();
     for value in patch {
         let Value::Object(fields) = value else {
             return Err(format!("items of a list merged by {key} must be objects"));
@@ -164,19 +165,55 @@ fn merge_list(
             ));
         }
         match directive(value).as_deref() {
+            Some("delete") if by_protocol && value.get("protocol").is_none() => unclear.push(value),
             Some("delete") => items.retain(|item| !same(item, value)),
-            None | Some("merge") => match items.iter_mut().find(|item| same(item, value)) {
-                Some(item) => merge_object(item_schema, item, fields)?,
-                None => {
+            None | Some("merge") => {
+                if let Some(item) = items.iter_mut().find(|item| same(item, value)) {
+                    merge_object(item_schema, item, fields)?;
+                } else {
                     let mut item = Value::Null;
                     merge_object(item_schema, &mut item, fields)?;
                     items.push(item);
                 }
-            },
+            }
             Some(other) => return Err(format!("{PATCH}: unknown directive {other:?}")),
         }
     }
+    for gone in unclear {
+        let keep = order
+            .iter()
+            .filter(|wanted| wanted.get(key) == gone.get(key))
+            .count();
+        let named = |item: &Value| {
+            patch
+                .iter()
+                .any(|value| directive(value).is_none() && same(item, value))
+        };
+        delete_unclear(
+            &mut items,
+            keep,
+            |item| item.get(key) == gone.get(key),
+            named,
+        );
+    }
     Ok(items)
+}
+
+/// kubectl deletes one of two ports by their common number. Its order list says how many stay: those that the patch itself
+/// names, then the first ones.
+fn delete_unclear(
+    items: &mut Vec<Value>,
+    keep: usize,
+    concerned: impl Fn(&Value) -> bool,
+    named: impl Fn(&Value) -> bool,
+) {
+    let mut places: Vec<usize> = (0..items.len()).filter(|&n| concerned(&items[n])).collect();
+    places.sort_by_key(|&n| !named(&items[n]));
+    let mut gone: Vec<usize> = places.into_iter().skip(keep).collect();
+    gone.sort_unstable();
+    for place in gone.into_iter().rev() {
+        items.remove(place);
+    }
 }
 
 fn protocol(port: &Value) -> &str {

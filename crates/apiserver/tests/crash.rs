@@ -1,1 +1,263 @@
-fn main() {}
+//! What must survive: a server killed with -9 in the middle of writes, and a disk that is full.
+//!
+//! A program of its own: it starts itself again as the server that is killed, and mounts a small disk in a mount namespace of
+//! its own, which takes root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on should end there, and says how far it got"
+)]
+
+#[path = "api/harness.rs"]
+mod harness;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use fairlead_apiserver::{Config, Server};
+use fairlead_rt::CancellationToken;
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, ListParams, PostParams};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::json;
+
+/// Set for the process that only serves: its data directory.
+const CHILD: &str = "FAIRLEAD_TEST_SERVE";
+const ROUNDS: u32 = 5;
+const WRITERS: usize = 16;
+
+fn main() {
+    if let Some(dir) = std::env::var_os(CHILD) {
+        return serve(Path::new(&dir));
+    }
+    // Before any thread exists, so that the mounts below are this process's alone and go with it.
+    unshare(CloneFlags::CLONE_NEWNS).expect("needs root: a mount namespace for the small disk");
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    for (name, test) in [
+        ("an_acknowledged_write_survives_kill_9", 0),
+        ("a_full_disk_refuses_writes_and_gives_them_back", 1),
+    ] {
+        println!("test {name} ...");
+        runtime.block_on(async {
+            match test {
+                0 => an_acknowledged_write_survives_kill_9().await,
+                _ => a_full_disk_refuses_writes_and_gives_them_back().await,
+            }
+        });
+        println!("test {name} ... ok");
+    }
+}
+
+fn serve(dir: &Path) {
+    let server = Server::open(Config::new(dir, "127.0.0.1:0".parse().unwrap())).unwrap();
+    println!("ready");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime
+        .block_on(server.run(CancellationToken::new()))
+        .unwrap();
+}
+
+/// A server in another process, and its kubeconfig.
+fn start_child(dir: &Path) -> (Child, String) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .env(CHILD, dir)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line.trim(), "ready", "the server did not start");
+    (
+        child,
+        std::fs::read_to_string(dir.join("admin.kubeconfig")).unwrap(),
+    )
+}
+
+fn config_map(name: &str, value: &str) -> ConfigMap {
+    serde_json::from_value(json!({"metadata": {"name": name}, "data": {"k": value}})).unwrap()
+}
+
+/// Writes until the server is gone; what was acknowledged, by name, with the version it got.
+async fn write_until_dead(
+    maps: Api<ConfigMap>,
+    round: u32,
+    writer: usize,
+) -> Vec<(String, String)> {
+    let mut acknowledged = Vec::new();
+    for n in 0.. {
+        let name = format!("r{round}-w{writer}-{n}");
+        match maps
+            .create(&PostParams::default(), &config_map(&name, "v"))
+            .await
+        {
+            Ok(map) => acknowledged.push((name, map.metadata.resource_version.unwrap())),
+            Err(_) => break,
+        }
+    }
+    acknowledged
+}
+
+async fn an_acknowledged_write_survives_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut kept: BTreeMap<String, String> = BTreeMap::new();
+    for round in 0..ROUNDS {
+        let (mut child, kubeconfig) = start_child(dir.path());
+        let client = harness::client(&kubeconfig).await;
+        let maps = Api::<ConfigMap>::default_namespaced(client);
+        let writers = futures::stream::iter(0..WRITERS)
+            .map(|writer| write_until_dead(maps.clone(), round, writer))
+            .buffer_unordered(WRITERS)
+            .collect::<Vec<_>>();
+        // The moment varies, so that the kill falls into different steps of a commit.
+        let kill = async {
+            tokio::time::sleep(Duration::from_millis(150 + u64::from(round) * 67)).await;
+            child.kill().unwrap();
+            child.wait().unwrap();
+        };
+        let (acknowledged, ()) =
+            tokio::time::timeout(harness::PATIENCE, async { tokio::join!(writers, kill) })
+                .await
+                .expect("writers notice that the server is dead");
+        let before = kept.len();
+        kept.extend(acknowledged.into_iter().flatten());
+        assert!(kept.len() > before, "round {round} wrote nothing");
+        println!("  round {round}: {} acknowledged", kept.len() - before);
+    }
+    let (mut child, kubeconfig) = start_child(dir.path());
+    let maps = Api::<ConfigMap>::default_namespaced(harness::client(&kubeconfig).await);
+    let all = maps.list(&ListParams::default()).await.unwrap();
+    let there: BTreeMap<String, String> = all
+        .items
+        .into_iter()
+        .map(|map| {
+            (
+                map.metadata.name.unwrap(),
+                map.metadata.resource_version.unwrap(),
+            )
+        })
+        .collect();
+    for (name, version) in &kept {
+        assert_eq!(there.get(name), Some(version), "{name} was acknowledged");
+    }
+    let mut versions: Vec<&String> = there.values().collect();
+    versions.sort();
+    versions.dedup();
+    assert_eq!(
+        versions.len(),
+        there.len(),
+        "no version was given out twice"
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+async fn a_full_disk_refuses_writes_and_gives_them_back() {
+    let disk = tempfile::tempdir().unwrap();
+    mount(
+        Some("tmpfs"),
+        disk.path(),
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("size=6m"),
+    )
+    .unwrap();
+    let dir = tempfile::tempdir_in(disk.path()).unwrap();
+    let running = harness::start_in(
+        dir,
+        Config::new(disk.path().join("data"), "127.0.0.1:0".parse().unwrap()),
+    )
+    .await;
+    let maps = Api::<ConfigMap>::default_namespaced(running.client.clone());
+    // Something else fills the disk, as it would.
+    let ballast = disk.path().join("ballast");
+    maps.create(&PostParams::default(), &config_map("before", "1"))
+        .await
+        .unwrap();
+    drop(std::fs::write(&ballast, vec![1u8; 8 << 20]));
+
+    let big = "x".repeat(200_000);
+    let mut written = Vec::new();
+    let refused = loop {
+        let name = format!("m{}", written.len());
+        match maps
+            .create(&PostParams::default(), &config_map(&name, &big))
+            .await
+        {
+            Ok(_) => written.push(name),
+            Err(kube::Error::Api(status)) => break status,
+            Err(other) => panic!("{other}"),
+        }
+        assert!(written.len() < 100, "the disk is never full");
+    };
+    assert_eq!(
+        (refused.code, refused.reason.as_str()),
+        (507, "StorageFull"),
+        "{}",
+        refused.message
+    );
+    println!(
+        "  full after {} objects: {}",
+        written.len(),
+        refused.message
+    );
+    // Reads go on, and so do refusals, without a crash.
+    for _ in 0..3 {
+        assert_eq!(maps.get("before").await.unwrap().data.unwrap()["k"], "1");
+        let again = maps
+            .create(&PostParams::default(), &config_map("again", &big))
+            .await
+            .unwrap_err();
+        assert!(matches!(again, kube::Error::Api(status) if status.code == 507));
+    }
+    std::fs::remove_file(&ballast).unwrap();
+    harness::eventually("writes work again", async || {
+        maps.create(&PostParams::default(), &config_map("after", "1"))
+            .await
+            .ok()
+    })
+    .await;
+    let names = async |maps: &Api<ConfigMap>| -> Vec<String> {
+        let all = maps.list(&ListParams::default()).await.unwrap();
+        all.items
+            .into_iter()
+            .filter_map(|map| map.metadata.name)
+            .collect()
+    };
+    let mut wanted = written;
+    wanted.extend(["after".to_owned(), "before".to_owned()]);
+    wanted.sort();
+    assert_eq!(names(&maps).await, wanted);
+
+    let dir = running.shut_down().await;
+    let config = Config::new(disk.path().join("data"), "127.0.0.1:0".parse().unwrap());
+    let running = harness::start_in(dir, config).await;
+    assert_eq!(
+        names(&Api::default_namespaced(running.client.clone())).await,
+        wanted,
+        "and after a restart"
+    );
+    drop(running.shut_down().await);
+}

@@ -1,5 +1,10 @@
 //! kubectl 1.36 against the API, as a user would use it. The tool is built by `tests/tools/build.sh`.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should end there"
+)]
+
 #[path = "api/harness.rs"]
 mod harness;
 

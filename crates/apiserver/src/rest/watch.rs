@@ -25,9 +25,9 @@ use crate::status::ApiError;
 use crate::table;
 
 /// How often a quiet watch that asked for bookmarks hears how far it has got.
-const BOOKMARKS: Duration = Duration::from_secs(60);
+const BOOKMARKS: Duration = Duration::from_mins(1);
 /// Without `timeoutSeconds` a watch ends after this, as a Kubernetes API server's does.
-const LONGEST: Duration = Duration::from_secs(45 * 60);
+const LONGEST: Duration = Duration::from_mins(45);
 
 struct Watch {
     shared: Arc<Shared>,

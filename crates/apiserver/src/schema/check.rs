@@ -128,7 +128,7 @@ impl Schema {
             if let Some(twin) = has_twin(items, key) {
                 causes.push(Cause::duplicate(
                     &format!("{path}[{twin}]"),
-                    &key(&items[twin]).unwrap_or(value.clone()),
+                    &key(&items[twin]).unwrap_or_else(|| value.clone()),
                 ));
             }
         }

@@ -199,14 +199,12 @@ pub(super) fn hand_out(new: &mut Value, allocated: &Allocated, causes: &mut Vec<
             .filter_map(|word| Family::parse(word.as_str()?))
             .collect();
         for family in families.iter().skip(ips.len()) {
-            match allocated.free_ip(*family) {
-                Some(ip) => ips.push(json!(ip.to_string())),
-                None => {
-                    let detail = format!("no free {} cluster IP: the range is full", family.word());
-                    causes.push(Cause::invalid("spec.clusterIPs", &json!(ips), &detail));
-                    return;
-                }
-            }
+            let Some(ip) = allocated.free_ip(*family) else {
+                let detail = format!("no free {} cluster IP: the range is full", family.word());
+                causes.push(Cause::invalid("spec.clusterIPs", &json!(ips), &detail));
+                return;
+            };
+            ips.push(json!(ip.to_string()));
         }
         new["spec"]["clusterIP"] = ips.first().cloned().unwrap_or_default();
         new["spec"]["clusterIPs"] = json!(ips);

@@ -88,7 +88,7 @@ fn check_ports(new: &Value, allocated: &Allocated, causes: &mut Vec<Cause>) {
         match port.get("port") {
             None => causes.push(Cause::required(&field("port"), "")),
             Some(number) if !is_port(number) => {
-                causes.push(Cause::invalid(&field("port"), number, PORT_RANGE))
+                causes.push(Cause::invalid(&field("port"), number, PORT_RANGE));
             }
             Some(_) => {}
         }
@@ -418,14 +418,15 @@ fn check_load_balancer(
         }
     }
     let class = text(new, "/spec/loadBalancerClass");
-    if is_lb && !class.is_empty() {
-        if let Err(detail) = names::qualified(class) {
-            causes.push(Cause::invalid(
-                "spec.loadBalancerClass",
-                &json!(class),
-                &detail,
-            ));
-        }
+    if is_lb
+        && !class.is_empty()
+        && let Err(detail) = names::qualified(class)
+    {
+        causes.push(Cause::invalid(
+            "spec.loadBalancerClass",
+            &json!(class),
+            &detail,
+        ));
     }
     if let Some(old) = old.filter(|old| is_lb && text(old, "/spec/type") == "LoadBalancer") {
         if text(old, "/spec/loadBalancerClass") != class {

@@ -157,10 +157,9 @@ fn carry_over(new: &mut Value, old: &Value) {
     if has_health_port(new)
         && has_health_port(old)
         && new["spec"].get("healthCheckNodePort").is_none()
+        && let Some(port) = old["spec"].get("healthCheckNodePort")
     {
-        if let Some(port) = old["spec"].get("healthCheckNodePort") {
-            object::child_mut(new, "spec").insert("healthCheckNodePort".into(), port.clone());
-        }
+        object::child_mut(new, "spec").insert("healthCheckNodePort".into(), port.clone());
     }
 }
 

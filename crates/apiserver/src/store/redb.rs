@@ -20,12 +20,13 @@ use crate::config::OpenError;
 const FORMAT: u64 = 1;
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
+type Past<'a> = (&'a str, &'a str, &'a [u8], &'a [u8]);
+
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Value: revision, JSON.
 const OBJECTS: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("objects");
 /// Key: resource, revision. Value: namespace, name, object after, object before; an absent object is empty.
-const HISTORY: TableDefinition<'_, (&str, u64), (&str, &str, &[u8], &[u8])> =
-    TableDefinition::new("history");
+const HISTORY: TableDefinition<'_, (&str, u64), Past<'_>> = TableDefinition::new("history");
 const FLOORS: TableDefinition<'_, &str, u64> = TableDefinition::new("floors");
 
 pub(crate) struct RedbStore {

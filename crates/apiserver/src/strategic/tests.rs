@@ -40,6 +40,34 @@ fn adding_a_second_protocol_keeps_the_first() {
 }
 
 #[test]
+fn one_of_two_protocols_goes_by_their_common_number() {
+    let current = json!({"spec": {"ports": [{"port": 80}, {"name": "t", "port": 53, "protocol": "TCP"},
+        {"name": "u", "port": 53, "protocol": "UDP"}]}});
+    let names = |patch: Value| -> Vec<String> {
+        let patched = patched(&current, &json!({ "spec": patch }));
+        let ports = patched["spec"]["ports"].as_array().unwrap().iter();
+        ports
+            .map(|port| port["name"].as_str().unwrap_or("-").to_owned())
+            .collect()
+    };
+    let gone = json!({"port": 53, "$patch": "delete"});
+    assert_eq!(
+        names(json!({"$setElementOrder/ports": [{"port": 80}], "ports": [gone, gone]})),
+        ["-"]
+    );
+    let order = json!([{"port": 80}, {"port": 53}]);
+    assert_eq!(
+        names(json!({"$setElementOrder/ports": order, "ports": [gone]})),
+        ["-", "t"]
+    );
+    let kept = json!({"name": "u", "port": 53, "protocol": "UDP"});
+    assert_eq!(
+        names(json!({"$setElementOrder/ports": order, "ports": [kept, gone]})),
+        ["-", "u"]
+    );
+}
+
+#[test]
 fn changing_the_only_protocol_of_a_port_changes_it() {
     let current = json!({"spec": {"ports": [{"port": 53, "protocol": "TCP"}]}});
     let patch = json!({"spec": {"$setElementOrder/ports": [{"port": 53}], "ports": [{"port": 53, "protocol": "UDP"}]}});

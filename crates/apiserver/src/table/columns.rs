@@ -60,7 +60,7 @@ pub(crate) fn columns_of(rules: Rules) -> Vec<Column> {
                 let all = endpoints
                     .flat_map(|endpoint| list(endpoint, "/addresses"))
                     .filter_map(Value::as_str);
-                json!(first_three(all.map(str::to_owned).collect()))
+                json!(first_three(&all.map(str::to_owned).collect::<Vec<_>>()))
             }),
             age_column(),
         ],
@@ -234,17 +234,15 @@ fn service_ports(service: &Value, _now: OffsetDateTime) -> Value {
 }
 
 fn slice_ports(slice: &Value, _now: OffsetDateTime) -> Value {
-    let ports = list(slice, "/ports").iter();
-    json!(first_three(
-        ports
-            .map(|port| port
-                .get("port")
-                .map_or_else(|| "*".to_owned(), Value::to_string))
-            .collect()
-    ))
+    let number = |port: &Value| {
+        port.get("port")
+            .map_or_else(|| "*".to_owned(), Value::to_string)
+    };
+    let ports: Vec<String> = list(slice, "/ports").iter().map(number).collect();
+    json!(first_three(&ports))
 }
 
-fn first_three(all: Vec<String>) -> String {
+fn first_three(all: &[String]) -> String {
     const SHOWN: usize = 3;
     match all.len() {
         0 => "<unset>".to_owned(),

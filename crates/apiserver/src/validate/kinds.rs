@@ -274,8 +274,9 @@ fn check_event(new: &Value, causes: &mut Vec<Cause>) {
     let namespace = text(new, "/involvedObject/namespace");
     let own = text(new, "/metadata/namespace");
     // Objects of the cluster have no namespace: their events live in "default".
-    let fits = namespace == own || (namespace.is_empty() && own == "default");
-    if !fits && !(namespace.is_empty() && own == "kube-system") {
+    let fits =
+        namespace == own || (namespace.is_empty() && matches!(own, "default" | "kube-system"));
+    if !fits {
         causes.push(Cause::invalid(
             "involvedObject.namespace",
             &json!(namespace),

@@ -1,6 +1,7 @@
 //! What controllers do all day: create, list, patch, replace, delete.
 
 use axum::http::Request;
+use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -502,7 +503,6 @@ async fn a_thousand_services_get_a_thousand_addresses() {
                 .unwrap();
         }
     });
-    use futures::StreamExt as _;
     futures::stream::iter(creations)
         .buffer_unordered(64)
         .collect::<Vec<()>>()

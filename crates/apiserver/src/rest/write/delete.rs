@@ -215,15 +215,15 @@ pub(super) fn finish(tx: &mut Tx<'_>, rules: Rules, key: Key, last: Value) -> Ar
 fn empty_namespace(tx: &mut Tx<'_>, namespace: &str) -> bool {
     let mut all_gone = true;
     for (key, object) in contents(tx, namespace) {
-        if !object::has_finalizers(&object) {
-            tx.delete(key);
-        } else {
+        if object::has_finalizers(&object) {
             all_gone = false;
             if !object::is_terminating(&object) {
                 let mut marked = (*object).clone();
                 mark(&mut marked);
                 tx.put(key, marked);
             }
+        } else {
+            tx.delete(key);
         }
     }
     all_gone
