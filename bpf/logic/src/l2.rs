@@ -211,7 +211,7 @@ fn is_sound<P: Packet>(p: &P, ip: &Ipv6, detecting: bool) -> bool {
     let mut off = fixed;
     for _ in 0..ND_MAX_OPTIONS {
         if off >= len {
-            return true;
+            break;
         }
         let Some(option) = p.view::<Ext>(start.wrapping_add(off & 0xff)) else {
             return false;
@@ -221,7 +221,8 @@ fn is_sound<P: Packet>(p: &P, ip: &Ipv6, detecting: bool) -> bool {
         }
         off = off.wrapping_add(usize::from(option.len).wrapping_mul(8));
     }
-    off >= len
+    // Beyond the end: the last option claims more than there is.
+    off == len
 }
 
 /// An advertisement for `target`, override set, router not (RFC 4861 4.4).

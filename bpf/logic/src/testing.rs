@@ -189,7 +189,7 @@ pub(crate) struct Spec {
 }
 
 /// A client's packet to the VIP.
-pub(crate) fn request(v6: bool, sport: u16, dport: u16, proto: u8, flags: u8) -> Spec {
+pub(crate) fn from_client(v6: bool, sport: u16, dport: u16, proto: u8, flags: u8) -> Spec {
     Spec {
         src: client(v6),
         dst: vip(v6),
@@ -470,4 +470,21 @@ pub(crate) fn announce(w: &mut World, v6: bool) -> L2Key {
         },
     );
     key
+}
+
+/// Splits an IPv4 packet without options after `at` bytes of its payload (a multiple of 8).
+pub(crate) fn fragments4(l3: &[u8], at: usize) -> [Vec<u8>; 2] {
+    let part = |range: std::ops::Range<usize>, frag: u16| {
+        let mut out = l3[..20].to_vec();
+        out.extend(&l3[20 + range.start..20 + range.end]);
+        let total = u16::try_from(out.len()).unwrap();
+        out[2..4].copy_from_slice(&total.to_be_bytes());
+        out[6..8].copy_from_slice(&frag.to_be_bytes());
+        out[10..12].fill(0);
+        let csum = ipv4::checksum(&Ipv4Packet::new(&out).unwrap());
+        out[10..12].copy_from_slice(&csum.to_be_bytes());
+        out
+    };
+    let offset = u16::try_from(at / 8).unwrap();
+    [part(0..at, 0x2000), part(at..l3.len() - 20, offset)]
 }

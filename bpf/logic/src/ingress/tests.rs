@@ -19,7 +19,7 @@ fn ipip_wraps_the_packet_untouched_and_counts_it() {
             let mut w = world();
             frontend(&mut w, 5, v6, 80, proto, mode::DSR_IPIP);
             for sport in 2000..2100 {
-                let spec = request(v6, sport, 80, proto, SYN);
+                let spec = from_client(v6, sport, 80, proto, SYN);
                 let (verdict, out) = w.run(LB, &spec.build());
                 assert_eq!(verdict, Verdict::Tx);
                 let seen = see(&out);
@@ -38,7 +38,7 @@ fn ipip_wraps_the_packet_untouched_and_counts_it() {
                     assert_eq!(&out[18..22], [0, 0, 0x40, 0], "identification 0, DF");
                 }
             }
-            let bytes = request(v6, 1, 80, proto, 0).l3().len() as u64;
+            let bytes = from_client(v6, 1, 80, proto, 0).l3().len() as u64;
             let counter = w.frontend_counter(5);
             assert_eq!((counter.packets, counter.bytes), (100, 100 * bytes));
             assert!(w.reasons().is_empty());
@@ -55,7 +55,7 @@ fn layer_2_dsr_changes_the_macs_only() {
     for v6 in [false, true] {
         let mut w = world();
         frontend(&mut w, 5, v6, 80, TCP, mode::DSR_L2);
-        let frame = request(v6, 2000, 80, TCP, ACK).build();
+        let frame = from_client(v6, 2000, 80, TCP, ACK).build();
         let (verdict, out) = w.run(LB, &frame);
         assert_eq!(verdict, Verdict::Tx);
         let i = expected(v6, 2000, 80, TCP);
@@ -71,7 +71,7 @@ fn a_backend_behind_another_interface_is_reached_by_redirect() {
     for i in 0..N {
         set_backend(&mut w, false, 5 * 16, i, LB2 as u8);
     }
-    let (verdict, out) = w.run(LB, &request(false, 2000, 80, TCP, ACK).build());
+    let (verdict, out) = w.run(LB, &from_client(false, 2000, 80, TCP, ACK).build());
     assert_eq!(verdict, Verdict::Redirect(LB2));
     let seen = see(&out);
     assert_eq!(
@@ -84,13 +84,13 @@ fn a_backend_behind_another_interface_is_reached_by_redirect() {
 fn flooded_frames_and_other_addresses_are_left_alone() {
     let mut w = world();
     frontend(&mut w, 5, false, 80, TCP, mode::DSR_IPIP);
-    let mut spec = request(false, 2000, 80, TCP, ACK);
+    let mut spec = from_client(false, 2000, 80, TCP, ACK);
     spec.dst_mac = [2, 9, 9, 9, 9, 9];
     let frame = spec.build();
     assert_eq!(w.run(LB, &frame), (Verdict::Pass, frame));
     assert_eq!(w.reason(reasons::NOT_OUR_MAC), 1);
     for v6 in [false, true] {
-        let mut spec = request(v6, 2000, 80, TCP, ACK);
+        let mut spec = from_client(v6, 2000, 80, TCP, ACK);
         spec.dst = backend_addr(v6, 3);
         assert_eq!(
             w.run(LB, &spec.build()).0,
@@ -100,11 +100,12 @@ fn flooded_frames_and_other_addresses_are_left_alone() {
     }
     // An interface that we do not know, and the slot of another one (263 & 255 == 7).
     assert_eq!(
-        w.run(8, &request(false, 2000, 80, TCP, ACK).build()).0,
+        w.run(8, &from_client(false, 2000, 80, TCP, ACK).build()).0,
         Verdict::Pass
     );
     assert_eq!(
-        w.run(263, &request(false, 2000, 80, TCP, ACK).build()).0,
+        w.run(263, &from_client(false, 2000, 80, TCP, ACK).build())
+            .0,
         Verdict::Pass
     );
 }
@@ -114,12 +115,12 @@ fn nothing_for_a_vip_enters_the_host() {
     for v6 in [false, true] {
         let mut w = world();
         frontend(&mut w, 5, v6, 80, TCP, mode::DSR_IPIP);
-        let (verdict, _) = w.run(LB, &request(v6, 2000, 81, TCP, SYN).build());
+        let (verdict, _) = w.run(LB, &from_client(v6, 2000, 81, TCP, SYN).build());
         assert_eq!(
             (verdict, w.reason(reasons::UNKNOWN_PORT)),
             (Verdict::Drop, 1)
         );
-        let (verdict, _) = w.run(LB, &request(v6, 2000, 80, UDP, 0).build());
+        let (verdict, _) = w.run(LB, &from_client(v6, 2000, 80, UDP, 0).build());
         assert_eq!(
             (verdict, w.reason(reasons::UNKNOWN_PORT)),
             (Verdict::Drop, 2)
@@ -131,7 +132,7 @@ fn nothing_for_a_vip_enters_the_host() {
         );
         assert_eq!(w.run(LB, &gre).0, Verdict::Drop);
         assert_eq!(w.reason(reasons::UNSUPPORTED_PROTOCOL), 1);
-        let mut cut = request(v6, 2000, 80, TCP, SYN).build();
+        let mut cut = from_client(v6, 2000, 80, TCP, SYN).build();
         cut.truncate(if v6 { 60 } else { 40 });
         assert_eq!(w.run(LB, &cut).0, Verdict::Drop);
         assert_eq!(w.reason(reasons::TRUNCATED), 1);
@@ -162,7 +163,7 @@ fn missing_backends_and_next_hops_are_counted() {
     for i in 0..u32::from(N) {
         w.backends4.get_mut(5 * 16 + i).unwrap().mac = [0; 6];
     }
-    let frame = request(false, 2000, 80, TCP, SYN).build();
+    let frame = from_client(false, 2000, 80, TCP, SYN).build();
     assert_eq!(w.run(LB, &frame).0, Verdict::Drop);
     assert_eq!(w.reason(reasons::NO_NEXT_HOP), 1);
     w.frontends.get_mut(5).unwrap().current.len = 0;
@@ -181,7 +182,7 @@ fn what_does_not_fit_is_answered_with_the_size_that_would() {
         ] {
             let mut w = world();
             frontend(&mut w, 5, v6, 80, TCP, fe_mode);
-            let mut spec = request(v6, 2000, 80, TCP, ACK);
+            let mut spec = from_client(v6, 2000, 80, TCP, ACK);
             spec.payload = vec![7; len - if v6 { 60 } else { 40 }];
             let (verdict, out) = w.run(LB, &spec.build());
             assert_eq!(verdict, Verdict::Tx);
@@ -220,7 +221,7 @@ fn the_table_gives_every_backend_its_share() {
     frontend(&mut w, 5, false, 80, TCP, mode::DSR_L2);
     let mut share = [0u32; N as usize];
     for sport in 1024..=u16::MAX {
-        let (_, out) = w.run(LB, &request(false, sport, 80, TCP, ACK).build());
+        let (_, out) = w.run(LB, &from_client(false, sport, 80, TCP, ACK).build());
         share[usize::from(out[5]) - 1] += 1;
     }
     let mean = 64_512 / u32::from(N);
@@ -276,7 +277,7 @@ mod properties {
             let proto = if udp { UDP } else { TCP };
             let mut w = world();
             frontend(&mut w, 5, v6, 80, proto, fe_mode);
-            let spec = Spec { payload, ttl, ..request(v6, sport, 80, proto, flags) };
+            let spec = Spec { payload, ttl, ..from_client(v6, sport, 80, proto, flags) };
             let (verdict, out) = w.run(LB, &spec.build());
             prop_assert_eq!(verdict, Verdict::Tx);
             let seen = see(&out);
@@ -296,7 +297,7 @@ mod properties {
         fn fast_and_slow_way_agree(v6: bool, sport: u16) {
             let mut w = world();
             frontend(&mut w, 5, v6, 80, TCP, mode::DSR_IPIP);
-            let frame = request(v6, sport, 80, TCP, ACK).build();
+            let frame = from_client(v6, sport, 80, TCP, ACK).build();
             let fast = w.run(LB, &frame);
             w.frontends.get_mut(5).unwrap().flags |= frontend_flags::IN_TRANSITION;
             let previous = w.set_table(2000, &[transition::NOWHERE; 251]);
