@@ -7,6 +7,7 @@
 pub mod frames;
 pub mod heartbeat;
 pub mod ownership;
+pub mod policy;
 mod time;
 
 pub use time::BootTime;

@@ -28,7 +28,7 @@ mod takeover;
 
 use order::{MemberId, NodeId};
 use peers::Peer;
-pub use report::{GroupReport, PeerReport, State, Why};
+pub use report::{GroupReport, PeerReport, State, VipReport, Why};
 pub use table::{GroupSpec, Table};
 
 /// Timers. The defaults are the design's.
@@ -200,13 +200,6 @@ pub enum Action {
         /// Its slot.
         slot: u8,
         /// The hardware address that it had.
-        mac: MacAddr,
-    },
-    /// Replies without a record go to this former or present owner of the address.
-    HandOff {
-        /// The address.
-        vip: IpAddr,
-        /// That owner's hardware address.
         mac: MacAddr,
     },
 }

@@ -9,7 +9,7 @@ use super::{
     claims::Holder,
     order::{self, MemberId, NodeId},
     peers::Life,
-    report::{GroupReport, Why},
+    report::{GroupReport, VipReport, Why},
 };
 use crate::time::BootTime;
 
@@ -166,6 +166,9 @@ pub(super) struct VipState {
     detect_at: BootTime,
     /// A stranger answers for it.
     pub conflict: Option<MacAddr>,
+    /// Who owned it before us, or owns it after us: where replies without a record belong.
+    pub handoff: Option<MacAddr>,
+    pub reported: VipReport,
 }
 
 /// Stand-downs before an earlier prober that never claims is no longer waited for.
@@ -496,9 +499,8 @@ impl Engine {
                     candidates,
                 });
                 out.push(Action::Announce { vip: row.addr });
-                if let Some(mac) = former_mac {
-                    out.push(Action::HandOff { vip: row.addr, mac });
-                }
+                let state = &mut self.table.vip_state[vip];
+                state.handoff = former_mac.or(state.handoff);
             }
         }
         let state = &mut self.table.group_state[group];
@@ -531,11 +533,9 @@ impl Engine {
             let state = &mut self.table.vip_state[vip];
             if std::mem::take(&mut state.answering) {
                 was_answering = true;
+                state.handoff = to.or(state.handoff);
                 let vip = self.table.vips[vip].addr;
                 out.push(Action::Unprogram { vip });
-                if let Some(mac) = to {
-                    out.push(Action::HandOff { vip, mac });
-                }
             }
         }
         let state = &mut self.table.group_state[group];

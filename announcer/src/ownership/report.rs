@@ -98,6 +98,17 @@ pub struct GroupReport {
     pub why: Why,
 }
 
+/// What the kernel and other features need to know of an address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VipReport {
+    /// This node has an entry for it.
+    pub is_held: bool,
+    /// A stranger answers for it.
+    pub conflict: Option<MacAddr>,
+    /// Its former or present owner elsewhere.
+    pub handoff: Option<MacAddr>,
+}
+
 /// A peer's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerReport {
@@ -138,10 +149,23 @@ impl Engine {
         }
     }
 
-    /// Addresses that a stranger answers for, with his hardware address.
-    pub fn conflicts(&self) -> impl Iterator<Item = (std::net::IpAddr, MacAddr)> + '_ {
-        let rows = self.table.vips.iter().zip(&self.table.vip_state);
-        rows.filter_map(|(row, state)| state.conflict.map(|mac| (row.addr, mac)))
+    /// The same for each address.
+    pub fn vip_reports(&mut self, mut accept: impl FnMut(std::net::IpAddr, VipReport) -> bool) {
+        let rows = self.table.vips.iter().zip(&mut self.table.vip_state);
+        for (row, state) in rows {
+            let report = VipReport {
+                is_held: state.answering,
+                conflict: state.conflict,
+                handoff: state.handoff,
+            };
+            if state.reported == report {
+                continue;
+            }
+            if !accept(row.addr, report) {
+                return;
+            }
+            state.reported = report;
+        }
     }
 
     /// Every member heard so far.

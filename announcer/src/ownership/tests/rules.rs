@@ -427,8 +427,7 @@ fn a_stranger_that_shows_up_later_is_reported_and_answered() {
     let mut sim = Sim::settled(1, 1, 1);
     sim.foreign_announcement(100, 0, vip(1));
     sim.run(ms(100));
-    let conflicts: Vec<_> = sim.nodes[0].engine.as_ref().unwrap().conflicts().collect();
-    assert_eq!(conflicts.len(), 1);
+    assert_eq!(sim.nodes[0].vips[&vip(1)].conflict.unwrap().0[5], 100);
     assert_eq!(sim.owner(1), Some(0));
     assert!(!sim.announced.is_empty());
 }
@@ -532,7 +531,7 @@ fn the_former_owner_is_told_where_replies_go() {
     let owner = sim.owner(1).unwrap();
     sim.configure(|_, specs| specs[0].eligible = vec![Sim::node_id(other(owner))]);
     sim.run(ms(100));
-    let hand_off = |n: usize| sim.nodes[n].handoff.get(&vip(1)).map(|mac| mac.0[5]);
+    let hand_off = |n: usize| sim.nodes[n].vips[&vip(1)].handoff.map(|mac| mac.0[5]);
     assert_eq!(hand_off(owner), u8::try_from(other(owner)).ok());
     assert_eq!(hand_off(other(owner)), u8::try_from(owner).ok());
 }

@@ -15,7 +15,8 @@ use crate::{
     BootTime,
     heartbeat::{self, CLAIMS_PER_CHUNK, Key, MAX_LEN},
     ownership::{
-        Action, Engine, Found, Frame, GroupReport, GroupSpec, Me, Settings, Table, order::NodeId,
+        Action, Engine, Found, Frame, GroupReport, GroupSpec, Me, Settings, Table, VipReport,
+        order::NodeId,
     },
 };
 
@@ -72,7 +73,7 @@ pub(super) struct Node {
     boots: u32,
     pub control_answers: bool,
     pub reports: BTreeMap<IpAddr, GroupReport>,
-    pub handoff: BTreeMap<IpAddr, MacAddr>,
+    pub vips: BTreeMap<IpAddr, VipReport>,
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -139,7 +140,7 @@ impl Sim {
             boots: 0,
             control_answers: true,
             reports: BTreeMap::new(),
-            handoff: BTreeMap::new(),
+            vips: BTreeMap::new(),
         });
         Self {
             now: BootTime::from_nanos(1_000_000_000_000),
@@ -487,6 +488,10 @@ impl Sim {
             at.reports.insert(key, report);
             true
         });
+        engine.vip_reports(|vip, report| {
+            at.vips.insert(vip, report);
+            true
+        });
         self.perform(node, &out);
     }
 
@@ -546,9 +551,6 @@ impl Sim {
             }
             Action::NoPeer { mac, .. } => {
                 at.kernel.peers.remove(&mac);
-            }
-            Action::HandOff { vip, mac } => {
-                at.handoff.insert(vip, mac);
             }
             _ => {}
         }
