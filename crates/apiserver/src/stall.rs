@@ -113,7 +113,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_reads_gets_everything() {
         let (near, mut far) = tokio::io::duplex(8);
-        let mut near = Stall::new(near, Duration::from_secs(600));
+        let mut near = Stall::new(near, Duration::from_mins(10));
         let writing = async {
             near.write_all(b"0123456789abcdef").await.unwrap();
             near.shutdown().await.unwrap();

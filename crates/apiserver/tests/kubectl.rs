@@ -329,6 +329,55 @@ async fn custom_resources_are_at_home_in_kubectl() {
     );
 }
 
+/// Cilium's kinds as `./x codegen` writes them, and manifests written for Cilium.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn manifests_for_cilium_apply_as_they_are() {
+    let configs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let crds = ["ciliumloadbalancerippools", "ciliuml2announcementpolicies"].map(|name| {
+        let text = std::fs::read_to_string(configs.join(format!("crd/{name}.yaml"))).unwrap();
+        serde_norway::from_str(&text).unwrap()
+    });
+    let running = harness::start_with(|config| config.crds = crds.into()).await;
+    let examples = configs.join("examples/main");
+    let apply = ["apply", "-f", examples.to_str().unwrap()];
+    let applied = kubectl(&running, &apply, "").await;
+    assert!(
+        !applied.is_empty() && applied.lines().all(|line| line.ends_with(" created")),
+        "{applied}"
+    );
+    let again = kubectl(&running, &apply, "").await;
+    assert!(
+        again.lines().all(|line| line.ends_with(" unchanged")),
+        "{again}"
+    );
+
+    let shown = kubectl(&running, &["get", "ippools"], "").await;
+    let heading = words(shown.lines().next().unwrap());
+    assert_eq!(
+        heading,
+        ["NAME", "DISABLED", "CONFLICTING", "IPS", "AVAILABLE", "AGE"]
+    );
+    let old = kubectl_in(
+        &running,
+        &[
+            "get",
+            "ciliumloadbalancerippools.v2alpha1.cilium.io",
+            "-o",
+            "name",
+        ],
+        "",
+    )
+    .await;
+    assert_eq!(
+        text(&old.stdout),
+        "ciliumloadbalancerippool.cilium.io/lan\n"
+    );
+    kubectl(&running, &["get", "l2announcement"], "").await;
+    let explained = kubectl(&running, &["explain", "ippool.spec.blocks"], "").await;
+    assert!(explained.contains("cidr\t<string>"), "{explained}");
+    kubectl(&running, &["delete", "-f", examples.to_str().unwrap()], "").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fields_are_explained() {
     let running = start().await;

@@ -2,7 +2,9 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::store::{History, PastChange, Record};
+use crate::object;
+use crate::service::Allocated;
+use crate::store::{Change, History, Key, PastChange, Record, Store, StoreError};
 
 /// A store in memory that can be told to fail, before or after it has kept the batch.
 #[derive(Default)]

@@ -1,3 +1,8 @@
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "literals read better than references to them"
+)]
+
 use serde_json::{Value, json};
 
 use super::*;

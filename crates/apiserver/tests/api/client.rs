@@ -27,7 +27,7 @@ pub(crate) fn pools(running: &Running, version: &str) -> Api<DynamicObject> {
     )
 }
 
-pub(crate) fn pool(version: &str, spec: Value) -> DynamicObject {
+pub(crate) fn pool(version: &str, spec: &Value) -> DynamicObject {
     from(
         json!({"apiVersion": format!("example.io/{version}"), "kind": "Pool", "metadata": {"name": "blue"}, "spec": spec}),
     )
@@ -236,7 +236,7 @@ async fn all_patches_do_their_thing() {
 
     let pools = pools(&running, "v2");
     pools
-        .create(&PostParams::default(), &pool("v2", json!({})))
+        .create(&PostParams::default(), &pool("v2", &json!({})))
         .await
         .unwrap();
     assert_eq!(
@@ -301,7 +301,7 @@ async fn custom_resources_are_served_in_all_versions() {
     let made = old
         .create(
             &PostParams::default(),
-            &pool("v2alpha1", json!({"blocks": [{"cidr": "192.0.2.0/24"}]})),
+            &pool("v2alpha1", &json!({"blocks": [{"cidr": "192.0.2.0/24"}]})),
         )
         .await;
     let made = made.unwrap();

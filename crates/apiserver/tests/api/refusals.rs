@@ -4,9 +4,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use axum::http::{Request, StatusCode};
+use base64::Engine as _;
 use fairlead_apiserver::Server;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::api::{Api, PostParams};
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -31,11 +33,9 @@ pub(crate) async fn raw(running: &Running, request: &str) -> (String, String) {
         .certificate_authority_data
         .clone()
         .unwrap();
-    use base64::Engine as _;
     let ca = base64::engine::general_purpose::STANDARD
         .decode(ca)
         .unwrap();
-    use rustls::pki_types::pem::PemObject as _;
     let mut roots = rustls::RootCertStore::empty();
     roots
         .add(rustls::pki_types::CertificateDer::from_pem_slice(&ca).unwrap())
@@ -190,7 +190,7 @@ async fn custom_resources_are_held_to_their_schema() {
     let pools = pools(&running, "v2");
     let bad = pool(
         "v2",
-        json!({"allowFirstLastIPs": "Maybe", "blocks": [{"cidr": "10.0.0.0"}, {"cidr": 5}]}),
+        &json!({"allowFirstLastIPs": "Maybe", "blocks": [{"cidr": "10.0.0.0"}, {"cidr": 5}]}),
     );
     let status = status(pools.create(&PostParams::default(), &bad).await);
     assert_eq!(status.code, 422);

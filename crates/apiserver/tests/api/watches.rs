@@ -158,7 +158,7 @@ async fn a_window_that_has_passed_is_gone_and_so_is_a_foreign_version() {
     let pools = pools(&running, "v2");
     let since = version(&running).await;
     pools
-        .create(&PostParams::default(), &pool("v2", json!({})))
+        .create(&PostParams::default(), &pool("v2", &json!({})))
         .await
         .unwrap();
     for n in 0..8 {
