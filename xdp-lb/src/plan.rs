@@ -340,9 +340,11 @@ fn vip_value(want: &DesiredVip, has_snat: bool) -> VipState {
     if has_snat {
         flags |= vip_flags::HAS_SNAT;
     }
-    if want.pass_to_host {
-        flags |= vip_flags::PASS_TO_HOST;
-    }
+    flags |= if want.pass_to_host {
+        vip_flags::PASS_TO_HOST
+    } else {
+        vip_flags::ANSWER_ECHO
+    };
     let (mac, iface) = want.handoff.unwrap_or_default();
     VipState {
         flags,

@@ -181,6 +181,16 @@ impl State {
         asking.map(|(frontend, _)| *frontend).collect()
     }
 
+    /// Every VIP in the maps.
+    pub fn vips(&self) -> impl Iterator<Item = Vip> {
+        self.vips.keys().copied()
+    }
+
+    /// Whether a VIP is in the maps.
+    pub fn has_vip(&self, vip: &Vip) -> bool {
+        self.vips.contains_key(vip)
+    }
+
     /// Record in `FRONTENDS` and `FE_STATS`.
     pub fn record_of(&self, frontend: &Frontend) -> Option<u32> {
         self.frontends.get(frontend).map(|fe| fe.record)

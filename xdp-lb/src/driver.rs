@@ -1,0 +1,298 @@
+//! The load balancer's tasks.
+//!
+//! ```text
+//!  Snapshot (watch) ────────────┐                          ┌──▶ Programmed (watch): announcer's gate, conditions, views
+//!  Announcements (watch) ───────┼──▶ driver ── engine ─────┤
+//!                 ┌─ Network ───┘      │    (blocking pool) └──▶ maps
+//!  kernel ──▶ resolver ◀── Wanted ─────┘
+//! ```
+//!
+//! Every channel is a `watch`: one value, newest wins, nothing fills up. The engine exists once and is handed to the blocking pool and back,
+//! so that no two plans overlap; a sweep reads its tables beside it and is concluded in turn. Stopping leaves the maps as they are.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use fairlead_datapath::{LbMaps, MapError};
+use fairlead_model::{Snapshot, Vip};
+use fairlead_rt::{CancellationToken, ExitError, Supervisor, blocking, clock};
+use tokio::sync::watch;
+
+use crate::{
+    desired,
+    engine::{Announcements, Engine, EngineConfig, Inputs, Programmed},
+    network::{InterfaceConfig, Network},
+    nexthop::{Resolver, Wanted},
+    state::Times,
+    sweep::{self, Scan},
+};
+
+/// How the load balancer runs on this node.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Interfaces that it works on; the position among the announcing ones is the deadline cell.
+    pub interfaces: Vec<InterfaceConfig>,
+    /// Forwarding is left to the host (kube-proxy): VIPs are known, nothing else is programmed.
+    pub pass_to_host: bool,
+    /// Times that are settings.
+    pub times: Times,
+    /// How often the flow tables are swept.
+    pub sweep_every: Duration,
+    /// How often the maps are compared with the state.
+    pub audit_every: Duration,
+    /// How long a removed VIP is kept for its announcer to withdraw it.
+    pub withdraw_within: Duration,
+}
+
+impl Config {
+    /// Default times.
+    pub fn new(interfaces: Vec<InterfaceConfig>) -> Self {
+        Self {
+            interfaces,
+            pass_to_host: false,
+            times: Times::default(),
+            sweep_every: Duration::from_secs(5),
+            audit_every: Duration::from_secs(60),
+            withdraw_within: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The load balancer's user-space half, ready to run.
+pub struct XdpLb {
+    config: Config,
+    maps: LbMaps,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    announcements: watch::Receiver<Arc<Announcements>>,
+    programmed: watch::Sender<Arc<Programmed>>,
+}
+
+// === impl XdpLb ===
+
+impl XdpLb {
+    /// Nothing happens before [`XdpLb::run`]. A snapshot of generation 0 counts as not known yet: nothing is planned from it (I6).
+    pub fn new(
+        config: Config,
+        maps: LbMaps,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        announcements: watch::Receiver<Arc<Announcements>>,
+    ) -> (Self, watch::Receiver<Arc<Programmed>>) {
+        let (programmed, seen) = watch::channel(Arc::default());
+        let lb = Self {
+            config,
+            maps,
+            snapshot,
+            announcements,
+            programmed,
+        };
+        (lb, seen)
+    }
+
+    /// Runs until `stop` fires or a part fails; what is programmed stays.
+    ///
+    /// # Errors
+    /// [`ExitError`] names the part: `resolver` (its reason is the network's) or `driver` (a map).
+    ///
+    /// # Cancel safety
+    /// Dropping it stops at the next step; maps are valid after each.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ExitError> {
+        let mut tasks = Supervisor::new("xdp-lb", stop);
+        let (wanted, wishes) = watch::channel(Arc::default());
+        let (resolver, network) = Resolver::new(self.config.interfaces.clone(), wishes);
+        tasks.spawn("resolver", resolver.run(tasks.token()));
+        let driver = Driver {
+            config: self.config,
+            maps: self.maps,
+            snapshot: self.snapshot,
+            announcements: self.announcements,
+            network,
+            wanted,
+            programmed: self.programmed,
+        };
+        tasks.spawn("driver", driver.run(tasks.token()));
+        tasks.first_exit().await
+    }
+}
+
+/// A scan under way.
+type Scanning = Pin<Box<dyn Future<Output = Result<Scan, MapError>> + Send>>;
+
+struct Driver {
+    config: Config,
+    maps: LbMaps,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    announcements: watch::Receiver<Arc<Announcements>>,
+    network: watch::Receiver<Arc<Network>>,
+    wanted: watch::Sender<Arc<Wanted>>,
+    programmed: watch::Sender<Arc<Programmed>>,
+}
+
+/// Why the driver woke.
+enum Woken {
+    Stop,
+    Step,
+    Sweep,
+    Scanned(Result<Scan, MapError>),
+    Audit,
+}
+
+// === impl Driver ===
+
+impl Driver {
+    async fn run(mut self, stop: CancellationToken) -> Result<(), MapError> {
+        let (config, maps) = (self.engine_config(), self.maps.clone());
+        let engine = blocking(move || Engine::new(config, maps, clock::boottime_ns())).await;
+        let mut engine = engine?;
+        let mut sweeps = tokio::time::interval(self.config.sweep_every);
+        let mut audits = tokio::time::interval(self.config.audit_every);
+        sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        audits.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Both tick at once when new; there is nothing to sweep or compare yet.
+        sweeps.tick().await;
+        audits.tick().await;
+        let mut scanning: Option<Scanning> = None;
+        let mut woken = Woken::Step;
+        let mut wake_at: Option<u64> = None;
+        loop {
+            let outcome;
+            (engine, outcome) = match woken {
+                Woken::Stop => return Ok(()),
+                Woken::Step => {
+                    let inputs = self.inputs();
+                    let (back, stepped) =
+                        on_pool(engine, move |e| e.step(&inputs, clock::boottime_ns())).await;
+                    (
+                        back,
+                        stepped.map(|(programmed, at)| {
+                            wake_at = at;
+                            Some(programmed)
+                        }),
+                    )
+                }
+                Woken::Sweep => {
+                    let (maps, question) = (self.maps.clone(), engine.question());
+                    scanning = Some(Box::pin(blocking(move || {
+                        sweep::scan(&maps, &question, clock::boottime_ns())
+                    })));
+                    (engine, Ok(None))
+                }
+                Woken::Scanned(scan) => {
+                    let scan = scan?;
+                    let (back, swept) =
+                        on_pool(engine, move |e| e.swept(&scan, clock::boottime_ns())).await;
+                    // What the sweep has freed may be what something waits for.
+                    wake_at = Some(clock::boottime_ns());
+                    (back, swept.map(Some))
+                }
+                Woken::Audit => {
+                    let (back, audited) = on_pool(engine, Engine::audit).await;
+                    (back, audited.map(Some))
+                }
+            };
+            if let Some(programmed) = outcome? {
+                self.publish(programmed);
+            }
+            let due = until(wake_at);
+            woken = tokio::select! {
+                biased;
+                () = stop.cancelled() => Woken::Stop,
+                changed = self.snapshot.changed() => self.step_or_wait(changed.is_ok()).await,
+                changed = self.network.changed() => self.step_or_wait(changed.is_ok()).await,
+                changed = self.announcements.changed() => self.step_or_wait(changed.is_ok()).await,
+                () = tokio::time::sleep(due), if wake_at.is_some() => {
+                    wake_at = None;
+                    Woken::Step
+                }
+                scan = finished(&mut scanning) => {
+                    scanning = None;
+                    Woken::Scanned(scan)
+                }
+                _ = sweeps.tick(), if scanning.is_none() => Woken::Sweep,
+                _ = audits.tick() => Woken::Audit,
+            };
+        }
+    }
+
+    fn engine_config(&self) -> EngineConfig {
+        EngineConfig {
+            interfaces: self.config.interfaces.clone(),
+            pass_to_host: self.config.pass_to_host,
+            times: self.config.times,
+            withdraw_within: u64::try_from(self.config.withdraw_within.as_nanos())
+                .unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The newest of everything; tells the resolver what is needed.
+    fn inputs(&mut self) -> Inputs {
+        let snapshot = Arc::clone(&self.snapshot.borrow_and_update());
+        let wanted = if self.config.pass_to_host {
+            Wanted::default()
+        } else {
+            let ours = snapshot.services.values().filter(|s| desired::is_ours(s));
+            Wanted {
+                backends: desired::backend_addresses(&snapshot),
+                vips: ours
+                    .flat_map(|s| s.vips())
+                    .collect::<std::collections::BTreeSet<Vip>>(),
+            }
+        };
+        self.wanted.send_if_modified(|last| {
+            let differs = **last != wanted;
+            if differs {
+                *last = Arc::new(wanted);
+            }
+            differs
+        });
+        Inputs {
+            snapshot,
+            network: Arc::clone(&self.network.borrow_and_update()),
+            announcements: Arc::clone(&self.announcements.borrow_and_update()),
+        }
+    }
+
+    /// A closed channel means that its sender is going down, and we are about to be stopped too.
+    async fn step_or_wait(&self, is_open: bool) -> Woken {
+        if is_open {
+            Woken::Step
+        } else {
+            std::future::pending().await
+        }
+    }
+
+    fn publish(&self, programmed: Programmed) {
+        self.programmed.send_if_modified(|last| {
+            let differs = **last != programmed;
+            if differs {
+                *last = Arc::new(programmed);
+            }
+            differs
+        });
+    }
+}
+
+/// Runs a part of the engine on the blocking pool.
+async fn on_pool<T: Send + 'static>(
+    mut engine: Engine,
+    work: impl FnOnce(&mut Engine) -> T + Send + 'static,
+) -> (Engine, T) {
+    blocking(move || {
+        let done = work(&mut engine);
+        (engine, done)
+    })
+    .await
+}
+
+/// Time from now until a CLOCK_BOOTTIME instant.
+fn until(at: Option<u64>) -> Duration {
+    Duration::from_nanos(at.map_or(0, |at| at.saturating_sub(clock::boottime_ns())))
+}
+
+async fn finished(scanning: &mut Option<Scanning>) -> Result<Scan, MapError> {
+    match scanning {
+        Some(scan) => scan.await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;
