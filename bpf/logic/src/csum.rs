@@ -9,6 +9,7 @@
 use crate::{Packet, wire::mac_word};
 
 /// A ones' complement sum in the making; 64 bits hold any sum of a packet's words.
+#[must_use]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum(pub u64);
 
@@ -51,11 +52,11 @@ impl Sum {
     /// Adds sixteen bytes as eight words.
     #[inline(always)]
     pub const fn bytes16(self, b: &[u8; 16]) -> Self {
-        let [a, b1, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *b;
-        self.bytes4([a, b1, c, d])
-            .bytes4([e, f, g, h])
-            .bytes4([i, j, k, l])
-            .bytes4([m, n, o, p])
+        let wide = u128::from_be_bytes(*b);
+        self.bytes4(((wide >> 96) as u32).to_be_bytes())
+            .bytes4(((wide >> 64) as u32).to_be_bytes())
+            .bytes4(((wide >> 32) as u32).to_be_bytes())
+            .bytes4((wide as u32).to_be_bytes())
     }
 
     /// Adds another sum.

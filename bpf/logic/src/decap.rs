@@ -43,13 +43,13 @@ fn ours<M: Maps>(m: &M, vip: &[u8; 16], sender: &[u8; 16]) -> Result<bool, u32> 
 
 #[inline(always)]
 fn ipip<P: Packet, M: Maps>(p: &mut P, m: &M, link: &Link) -> Verdict {
-    let Some(outer) = p.view::<Ipv4>(link.len()).copied() else {
+    let Some(outer) = p.view::<Ipv4>(link.l3()).copied() else {
         return Verdict::Pass;
     };
     if outer.vihl != 0x45 || outer.proto != proto::IPIP || outer.frag.get() & FRAG_MASK != 0 {
         return Verdict::Pass;
     }
-    let inner_off = link.len().wrapping_add(IPV4_LEN);
+    let inner_off = link.l3().wrapping_add(IPV4_LEN);
     let Some(inner) = p.view::<Ipv4>(inner_off).copied() else {
         return Verdict::Pass;
     };
@@ -75,13 +75,13 @@ fn ipip<P: Packet, M: Maps>(p: &mut P, m: &M, link: &Link) -> Verdict {
 
 #[inline(always)]
 fn ip6ip6<P: Packet, M: Maps>(p: &mut P, m: &M, link: &Link) -> Verdict {
-    let Some(outer) = p.view::<Ipv6>(link.len()).copied() else {
+    let Some(outer) = p.view::<Ipv6>(link.l3()).copied() else {
         return Verdict::Pass;
     };
     if outer.next != proto::IPV6 {
         return Verdict::Pass;
     }
-    let inner_off = link.len().wrapping_add(IPV6_LEN);
+    let inner_off = link.l3().wrapping_add(IPV6_LEN);
     let Some(inner) = p.view::<Ipv6>(inner_off).copied() else {
         return Verdict::Pass;
     };

@@ -24,9 +24,7 @@ const fn mix(x: u64) -> u64 {
 #[inline(always)]
 fn words6(addr: &[u8; 16]) -> (u64, u64) {
     let wide = u128::from_be_bytes(*addr);
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves are wanted")]
-    let halves = ((wide >> 64) as u64, wide as u64);
-    halves
+    ((wide >> 64) as u64, wide as u64)
 }
 
 /// Key of an IPv4 frontend, or with port and protocol 0 of the VIP itself. `addr` and `port` in host order.
@@ -68,10 +66,6 @@ pub fn bucket_pair6(addr: &[u8; 16], port: u16, proto: u8) -> (u32, u32) {
 #[inline(always)]
 const fn pair(h: u64) -> (u32, u32) {
     let mask = N_VIP_BUCKETS.wrapping_sub(1);
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "truncation is the reduction"
-    )]
     let (a, b) = (h as u32, (h >> 32) as u32);
     (a & mask, (a ^ (b | 1)) & mask)
 }
@@ -80,9 +74,7 @@ const fn pair(h: u64) -> (u32, u32) {
 #[inline(always)]
 pub const fn flow_hash4(client: u32, client_port: u16, vip_port: u16, proto: u8) -> u32 {
     let word = (client as u64) << 32 | (client_port as u64) << 16 | vip_port as u64;
-    #[expect(clippy::cast_possible_truncation, reason = "the high half is the hash")]
-    let h = (mix(word ^ (proto as u64).wrapping_mul(K2)) >> 32) as u32;
-    h
+    (mix(word ^ (proto as u64).wrapping_mul(K2)) >> 32) as u32
 }
 
 /// Hash of a flow to an IPv6 frontend: client address (network order), ports and protocol (host order).
@@ -91,20 +83,13 @@ pub fn flow_hash6(client: &[u8; 16], client_port: u16, vip_port: u16, proto: u8)
     let (hi, lo) = words6(client);
     let ports = (client_port as u64) << 32 | (vip_port as u64) << 16 | proto as u64;
     let word = mix(hi ^ ports.wrapping_mul(K2)).wrapping_add(lo);
-    #[expect(clippy::cast_possible_truncation, reason = "the high half is the hash")]
-    let h = (mix(word) >> 32) as u32;
-    h
+    (mix(word) >> 32) as u32
 }
 
 /// Slot of a hash in a table of `len` slots, by multiplication and shift; below `len` unless `len` is 0.
 #[inline(always)]
 pub const fn slot(hash: u32, len: u32) -> u32 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the product's high half is below `len`"
-    )]
-    let s = ((hash as u64).wrapping_mul(len as u64) >> 32) as u32;
-    s
+    ((hash as u64).wrapping_mul(len as u64) >> 32) as u32
 }
 
 /// Line (relative to the table's first) and position in it of a slot.
@@ -121,7 +106,6 @@ pub fn snat_offset(client: &[u8; 16], vip: &[u8; 16], vip_port: u16, proto: u8) 
     let front = (vip_port as u64) << 8 | proto as u64;
     let a = mix(ch.wrapping_mul(K2).wrapping_add(cl));
     let b = mix(a ^ vh.wrapping_mul(K1).wrapping_add(vl));
-    #[expect(clippy::cast_possible_truncation, reason = "the high half is the hash")]
     let h = (mix(b ^ front.wrapping_mul(K2)) >> 32) as u32;
     slot(h, SNAT_PORTS)
 }
@@ -132,12 +116,7 @@ pub const fn snat_port(client_port: u16, offset: u32, attempt: u32) -> u16 {
     let sum = (client_port as u32)
         .wrapping_add(offset)
         .wrapping_add(attempt.wrapping_mul(SNAT_STRIDE));
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "1024 + 64511 is the largest port"
-    )]
-    let port = (SNAT_PORT_MIN as u32).wrapping_add(sum % SNAT_PORTS) as u16;
-    port
+    (SNAT_PORT_MIN as u32).wrapping_add(sum % SNAT_PORTS) as u16
 }
 
 #[cfg(test)]

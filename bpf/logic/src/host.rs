@@ -551,7 +551,7 @@ impl Maps for World {
 
     fn count_response(&self, key: &L2Key) {
         self.l2_entries.change(key, |entry| {
-            entry.responses = entry.responses.wrapping_add(1)
+            entry.responses = entry.responses.wrapping_add(1);
         });
     }
 

@@ -17,6 +17,11 @@
     clippy::inline_always,
     reason = "the verifier follows inlined code; a call per leaf costs more than the leaf"
 )]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "offsets and lengths of a frame fit 16 bits, and a conversion that can fail is a branch for each packet"
+)]
 
 use fairlead_abi::{
     flow::{FlowKey, FlowValue, FragKey, FragValue, SnatKey, SnatValue},

@@ -40,7 +40,7 @@ impl Link {
 
     /// Offset of the L3 header.
     #[inline(always)]
-    pub const fn len(&self) -> usize {
+    pub const fn l3(&self) -> usize {
         self.n as usize
     }
 }
@@ -87,7 +87,7 @@ pub fn back<P: Packet, M: Maps>(p: &P, m: &M) -> Verdict {
 /// A tagged frame belongs to another segment than `eg`, unless it leaves where it came from.
 #[inline(always)]
 fn crosses_vlan<P: Packet>(p: &P, link: &Link, eg: &Iface) -> bool {
-    link.len() != ETH_LEN && eg.ifindex != p.ifindex()
+    link.l3() != ETH_LEN && eg.ifindex != p.ifindex()
 }
 
 /// The packet does not fit: `lb_icmp` tells the sender that `mtu` bytes would.
@@ -176,7 +176,7 @@ pub fn ipip<P: Packet, M: Maps>(
         dst: be.mac,
         src: eg.mac,
     };
-    let done = if link.len() == ETH_LEN {
+    let done = if link.l3() == ETH_LEN {
         let eth = Eth {
             dst: macs.dst,
             src: macs.src,
@@ -184,7 +184,7 @@ pub fn ipip<P: Packet, M: Maps>(
         };
         p.put(0, Outer4 { eth, ip })
     } else {
-        put_tagged(p, link, macs, ethertype::IPV4).and_then(|()| p.put(link.len(), ip))
+        put_tagged(p, link, macs, ethertype::IPV4).and_then(|()| p.put(link.l3(), ip))
     };
     if done.is_none() {
         return m.drop(p, reasons::TRUNCATED);
@@ -227,7 +227,7 @@ pub fn ip6ip6<P: Packet, M: Maps>(
         dst: be.mac,
         src: eg.mac,
     };
-    let done = if link.len() == ETH_LEN {
+    let done = if link.l3() == ETH_LEN {
         let eth = Eth {
             dst: macs.dst,
             src: macs.src,
@@ -235,7 +235,7 @@ pub fn ip6ip6<P: Packet, M: Maps>(
         };
         p.put(0, Outer6 { eth, ip })
     } else {
-        put_tagged(p, link, macs, ethertype::IPV6).and_then(|()| p.put(link.len(), ip))
+        put_tagged(p, link, macs, ethertype::IPV6).and_then(|()| p.put(link.l3(), ip))
     };
     if done.is_none() {
         return m.drop(p, reasons::TRUNCATED);
@@ -249,11 +249,11 @@ pub fn ip6ip6<P: Packet, M: Maps>(
 pub fn put_tagged<P: Packet>(p: &mut P, link: &Link, macs: Macs, kind: u16) -> Option<()> {
     let [outer, inner] = link.tags;
     p.put(0, macs)?;
-    if link.len() > ETH_LEN {
+    if link.l3() > ETH_LEN {
         p.put(12, outer)?;
     }
-    if link.len() > ETH_LEN.wrapping_add(4) {
+    if link.l3() > ETH_LEN.wrapping_add(4) {
         p.put(16, inner)?;
     }
-    p.put(link.len().wrapping_sub(2), U16::new(kind))
+    p.put(link.l3().wrapping_sub(2), U16::new(kind))
 }

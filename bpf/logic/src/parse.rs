@@ -22,6 +22,8 @@ use crate::{
 const MAX_EXT: usize = 6;
 /// Longest chain of extension headers; RFC 8883 lets a node refuse longer ones.
 const MAX_EXT_LEN: usize = 256;
+/// Offset of an IPv4 fragment, in units of 8 bytes.
+const OFFSET_MASK: u16 = 0x1fff;
 /// Offset of the flags in a TCP header.
 const TCP_FLAGS_OFF: usize = 13;
 
@@ -124,7 +126,7 @@ fn tag<P: Packet>(p: &P, kind: U16, off: usize) -> Option<(Tag, U16)> {
 
 #[inline(always)]
 fn ipv4<P: Packet>(p: &P, h: &mut Parsed) -> Option<()> {
-    let ip = p.view::<Ipv4>(h.link.len())?;
+    let ip = p.view::<Ipv4>(h.link.l3())?;
     let vihl = ip.vihl;
     let header = usize::from(vihl & 0xf).wrapping_mul(4);
     let bytes = ip.len.get();
@@ -133,11 +135,11 @@ fn ipv4<P: Packet>(p: &P, h: &mut Parsed) -> Option<()> {
     h.src = mapped(ip.src);
     h.dst = mapped(ip.dst);
     h.proto = ip.proto;
-    h.l4 = (h.link.len().wrapping_add(header) & 0xffff) as u16;
+    h.l4 = (h.link.l3().wrapping_add(header) & 0xffff) as u16;
     h.bytes = bytes;
     h.part = if frag == 0 {
         Part::Whole
-    } else if frag & 0x1fff == 0 {
+    } else if frag & OFFSET_MASK == 0 {
         Part::First
     } else {
         Part::Later
@@ -145,7 +147,7 @@ fn ipv4<P: Packet>(p: &P, h: &mut Parsed) -> Option<()> {
     h.frag_id = u32::from(ip.id.get());
     if vihl >> 4 != 4 || header < IPV4_LEN || usize::from(bytes) < header {
         h.fault = reasons::MALFORMED;
-    } else if usize::from(bytes) > p.len().wrapping_sub(h.link.len()) {
+    } else if usize::from(bytes) > p.len().wrapping_sub(h.link.l3()) {
         h.fault = reasons::TRUNCATED;
     } else {
         transport(p, h);
@@ -155,18 +157,18 @@ fn ipv4<P: Packet>(p: &P, h: &mut Parsed) -> Option<()> {
 
 #[inline(always)]
 fn ipv6<P: Packet>(p: &P, h: &mut Parsed) -> Option<()> {
-    let ip = p.view::<Ipv6>(h.link.len())?;
+    let ip = p.view::<Ipv6>(h.link.l3())?;
     let version = ip.vtf.get() >> 28;
     let bytes = ip.len.get().saturating_add(IPV6_LEN as u16);
     h.v6 = true;
     h.src = ip.src;
     h.dst = ip.dst;
     h.proto = ip.next;
-    h.l4 = (h.link.len().wrapping_add(IPV6_LEN) & 0xffff) as u16;
+    h.l4 = (h.link.l3().wrapping_add(IPV6_LEN) & 0xffff) as u16;
     h.bytes = bytes;
     if version != 6 {
         h.fault = reasons::MALFORMED;
-    } else if usize::from(bytes) > p.len().wrapping_sub(h.link.len()) {
+    } else if usize::from(bytes) > p.len().wrapping_sub(h.link.l3()) {
         h.fault = reasons::TRUNCATED;
     } else {
         extensions(p, h);

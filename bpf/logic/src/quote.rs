@@ -175,7 +175,7 @@ fn quoted_ends<P: Packet>(p: &P, v6: bool, inner: usize, inner_l4: usize) -> Opt
 fn quoted_csum<P: Packet>(p: &mut P, w: &Work, inner_l4: usize, delta: Sum) -> Result<Sum, u32> {
     let udp = w.h.proto == proto::UDP;
     let off = inner_l4.wrapping_add(if udp { UDP_CSUM } else { TCP_CSUM });
-    let end = w.outer.link.len().wrapping_add(usize::from(w.outer.bytes));
+    let end = w.outer.link.l3().wrapping_add(usize::from(w.outer.bytes));
     if off.wrapping_add(2) > end {
         return Ok(Sum(0));
     }
@@ -216,9 +216,9 @@ fn answer_echo<P: Packet>(p: &mut P, h: &Parsed) -> Option<()> {
     let csum = U16::new(csum::update(old.csum.get(), delta));
     p.put(h.l4(), Icmp { kind, csum, ..old })?;
     if h.v6 {
-        let ip = *p.view::<Ipv6>(h.link.len())?;
+        let ip = *p.view::<Ipv6>(h.link.l3())?;
         return p.put(
-            h.link.len(),
+            h.link.l3(),
             Ipv6 {
                 hops: TTL,
                 src: ip.dst,
@@ -227,13 +227,13 @@ fn answer_echo<P: Packet>(p: &mut P, h: &Parsed) -> Option<()> {
             },
         );
     }
-    let ip = *p.view::<Ipv4>(h.link.len())?;
+    let ip = *p.view::<Ipv4>(h.link.l3())?;
     let delta = Sum(0)
         .word(u16::from_be_bytes([TTL, ip.proto]))
         .minus(u16::from_be_bytes([ip.ttl, ip.proto]));
     let csum = U16::new(csum::update(ip.csum.get(), delta));
     p.put(
-        h.link.len(),
+        h.link.l3(),
         Ipv4 {
             ttl: TTL,
             csum,

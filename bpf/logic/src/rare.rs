@@ -106,7 +106,7 @@ pub fn send<P: Packet, M: Maps>(
         };
     }
     if h.v6 {
-        let Some(vtf) = p.view::<Ipv6>(h.link.len()).map(|ip| ip.vtf) else {
+        let Some(vtf) = p.view::<Ipv6>(h.link.l3()).map(|ip| ip.vtf) else {
             return m.drop(p, reasons::TRUNCATED);
         };
         return match select::backend6(m, fe, local) {
@@ -114,7 +114,7 @@ pub fn send<P: Packet, M: Maps>(
             None => m.drop(p, reasons::NO_BACKEND),
         };
     }
-    let Some(tos) = p.view::<Ipv4>(h.link.len()).map(|ip| ip.tos) else {
+    let Some(tos) = p.view::<Ipv4>(h.link.l3()).map(|ip| ip.tos) else {
         return m.drop(p, reasons::TRUNCATED);
     };
     match select::backend4(m, fe, local) {

@@ -91,7 +91,7 @@ pub const fn port_delta(old: [u8; 2], new: [u8; 2]) -> Sum {
 #[inline(always)]
 pub fn l3<P: Packet>(p: &mut P, h: &Parsed, src: &[u8; 16], dst: &[u8; 16]) -> Result<(), u32> {
     if h.v6 {
-        let off = h.link.len().wrapping_add(TAIL6_OFF);
+        let off = h.link.l3().wrapping_add(TAIL6_OFF);
         let Some(tail) = p.view::<Tail6>(off) else {
             return Err(reasons::TRUNCATED);
         };
@@ -106,7 +106,7 @@ pub fn l3<P: Packet>(p: &mut P, h: &Parsed, src: &[u8; 16], dst: &[u8; 16]) -> R
         };
         return p.put(off, tail).ok_or(reasons::TRUNCATED);
     }
-    let off = h.link.len().wrapping_add(TAIL4_OFF);
+    let off = h.link.l3().wrapping_add(TAIL4_OFF);
     let Some(old) = p.view::<Tail4>(off).copied() else {
         return Err(reasons::TRUNCATED);
     };

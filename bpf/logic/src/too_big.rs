@@ -31,14 +31,14 @@ const ICMP_LEN: usize = size_of::<Icmp>();
 pub fn answer<P: Packet, M: Maps>(p: &mut P, m: &M, h: &Parsed) -> Verdict {
     let mtu = m.mtu();
     let quote = if h.v6 { QUOTE6 } else { QUOTE4 };
-    let kept = h.link.len().wrapping_add(quote);
+    let kept = h.link.l3().wrapping_add(quote);
     if mtu == 0 || h.part == Part::Later || !may_be_told(h) || p.len() < kept {
         return m.drop(p, reasons::TOO_BIG_UNANSWERED);
     }
     let Some(macs) = p.view::<Macs>(0).copied() else {
         return m.drop(p, reasons::TRUNCATED);
     };
-    let Some(text) = csum::words::<P, { QUOTE6 / 2 }>(p, h.link.len(), quote >> 1) else {
+    let Some(text) = csum::words::<P, { QUOTE6 / 2 }>(p, h.link.l3(), quote >> 1) else {
         return m.drop(p, reasons::TRUNCATED);
     };
     let header = if h.v6 { IPV6_LEN } else { IPV4_LEN }.wrapping_add(ICMP_LEN);
@@ -112,8 +112,8 @@ fn put4<P: Packet>(p: &mut P, h: &Parsed, macs: Macs, mtu: u32, text: Sum) -> Op
         rest: [0, 0, hi, lo],
     };
     output::put_tagged(p, &h.link, macs, ethertype::IPV4)?;
-    p.put(h.link.len(), ip)?;
-    p.put(h.link.len().wrapping_add(IPV4_LEN), message)
+    p.put(h.link.l3(), ip)?;
+    p.put(h.link.l3().wrapping_add(IPV4_LEN), message)
 }
 
 #[inline(always)]
@@ -138,6 +138,6 @@ fn put6<P: Packet>(p: &mut P, h: &Parsed, macs: Macs, mtu: u32, text: Sum) -> Op
         rest: mtu.to_be_bytes(),
     };
     output::put_tagged(p, &h.link, macs, ethertype::IPV6)?;
-    p.put(h.link.len(), ip)?;
-    p.put(h.link.len().wrapping_add(IPV6_LEN), message)
+    p.put(h.link.l3(), ip)?;
+    p.put(h.link.l3().wrapping_add(IPV6_LEN), message)
 }

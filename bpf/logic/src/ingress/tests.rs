@@ -9,7 +9,7 @@ fn expected(v6: bool, sport: u16, dport: u16, proto: u8) -> u16 {
         std::net::IpAddr::V4(a) => hash::flow_hash4(a.into(), sport, dport, proto),
         std::net::IpAddr::V6(a) => hash::flow_hash6(&a.octets(), sport, dport, proto),
     };
-    u16::try_from(u64::from(hash) * u64::from(M) >> 32).unwrap() % N
+    u16::try_from((u64::from(hash) * u64::from(M)) >> 32).unwrap() % N
 }
 
 #[test]
@@ -277,7 +277,7 @@ mod properties {
             let proto = if udp { UDP } else { TCP };
             let mut w = world();
             frontend(&mut w, 5, v6, 80, proto, fe_mode);
-            let spec = Spec { payload, ttl, ..from_client(v6, sport, 80, proto, flags) };
+            let spec = Spec { ttl, payload, ..from_client(v6, sport, 80, proto, flags) };
             let (verdict, out) = w.run(LB, &spec.build());
             prop_assert_eq!(verdict, Verdict::Tx);
             let seen = see(&out);

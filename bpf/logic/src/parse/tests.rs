@@ -15,7 +15,7 @@ fn tags_are_stepped_over_and_kept() {
     ] {
         let tagged = [&frame[..12], tags, &frame[12..]].concat();
         let h = parsed(&tagged);
-        assert_eq!(h.link.len(), 14 + tags.len());
+        assert_eq!(h.link.l3(), 14 + tags.len());
         assert_eq!((h.fault, h.ports.dst), (reasons::NONE, 80u16.to_be_bytes()));
         let bytes: Vec<u8> = h
             .link
