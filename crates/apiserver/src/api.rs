@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use axum::body::{self, Body};
-use axum::http::{Method, Request, Response, StatusCode, header};
+use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use fairlead_rt::CancellationToken;
 use serde_json::json;
@@ -75,6 +75,11 @@ impl Api {
             body_bytes: limits.body_bytes,
         };
         Ok((api, writer))
+    }
+
+    /// Whether a request's token is good; decides how long its connection may stay.
+    pub(crate) fn admits(&self, headers: &HeaderMap) -> bool {
+        self.auth.check(headers).is_ok()
     }
 
     /// Answers one request. Never fails: refusals are answers.

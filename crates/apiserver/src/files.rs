@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::config::OpenError;
@@ -20,8 +20,15 @@ pub(crate) fn private_dir(dir: &Path) -> Result<(), OpenError> {
         })
 }
 
-/// Writes `content` to `path` with mode 0600, on disk when it returns. A crash leaves the old file or the new one.
+/// Writes `content` to `path` with mode 0600, on disk when it returns. A crash leaves the old file or the new one. What is
+/// there already is not written again, so that a restart needs no room on the disk.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), OpenError> {
+    let is_private = |meta: std::fs::Metadata| meta.permissions().mode() & 0o777 == 0o600;
+    if std::fs::metadata(path).is_ok_and(is_private)
+        && std::fs::read(path).is_ok_and(|present| present == content)
+    {
+        return Ok(());
+    }
     replace(path, content).map_err(|source| OpenError::File {
         action: "write",
         path: path.to_owned(),

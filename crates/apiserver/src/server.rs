@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -32,8 +33,11 @@ use crate::stall::Stall;
 use crate::store::RedbStore;
 use crate::{files, tls};
 
-/// A client that has not finished its handshake or its request's head by then is no client.
+/// A client that has not finished its handshake by then, or shown its token in as long again, is no client.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long an idle connection is kept: longer than clients keep theirs (90 s in hyper and in Go), so that it is the client
+/// who closes it. A server that does so first may cut off a request that was just sent.
+const IDLE: Duration = Duration::from_mins(2);
 /// How long requests under way may take once the server stops.
 const LAST_CALL: Duration = Duration::from_secs(3);
 /// A listener out of file descriptors tries again after this.
@@ -239,12 +243,17 @@ async fn talk(
     stop: CancellationToken,
 ) -> Result<(), fairlead_rt::BoxError> {
     socket.set_nodelay(true)?;
-    let late = |_elapsed| io::Error::from(io::ErrorKind::TimedOut);
+    let late = |()| io::Error::from(io::ErrorKind::TimedOut);
     let stream = tokio::time::timeout(HANDSHAKE, tls.accept(socket))
         .await
-        .map_err(late)??;
+        .map_err(|_elapsed| late(()))??;
     let watches = stop.clone();
+    let admitted = Arc::new(AtomicBool::new(false));
+    let known = admitted.clone();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        if !known.load(Ordering::Relaxed) && api.admits(request.headers()) {
+            known.store(true, Ordering::Relaxed);
+        }
         let (api, stop) = (api.clone(), watches.clone());
         async move { Ok::<_, Infallible>(api.handle(request.map(Body::new), stop).await) }
     });
@@ -252,7 +261,7 @@ async fn talk(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE);
+        .header_read_timeout(IDLE);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -260,9 +269,19 @@ async fn talk(
         .max_concurrent_streams(Some(250));
     let connection = builder.serve_connection(TokioIo::new(Stall::new(stream, stall)), service);
     tokio::pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => return ended,
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    let mut probation = true;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = tokio::time::sleep(HANDSHAKE), if probation => {
+                if !admitted.load(Ordering::Relaxed) {
+                    return Err(late(()).into());
+                }
+                probation = false;
+            }
+            () = stop.cancelled() => break,
+        }
     }
+    connection.as_mut().graceful_shutdown();
     connection.await
 }

@@ -1,7 +1,8 @@
-//! The API's own CA and server certificate, made once and kept in the data directory.
+//! The API's own CA, made once and kept in the data directory, and the server certificate that it issues.
 //!
 //! Invariant: the CA never changes while its folder exists, because every kubeconfig handed out pins it. The server
-//! certificate is made anew at each start, so that it always covers the names it is asked to cover.
+//! certificate is made anew at each start and never written, so that it always covers the names it is asked to cover and its
+//! key is nowhere to be stolen from.
 //!
 //! Neither certificate expires (RFC 5280 section 4.1.2.5: 99991231235959Z) and both are valid from a fixed moment in the past: a
 //! private CA that clients pin gains nothing from a date, and machines without a clock battery start in the wrong year.
@@ -43,7 +44,6 @@ pub(crate) fn identity(config: &Config) -> Result<Identity, OpenError> {
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     let leaf = params.signed_by(&key, &issuer).map_err(certificate)?;
-    files::write_private(&folder.join("server.crt"), leaf.pem().as_bytes())?;
 
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain: Vec<CertificateDer<'static>> = vec![leaf.der().clone()];

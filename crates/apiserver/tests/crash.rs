@@ -185,11 +185,8 @@ async fn a_full_disk_refuses_writes_and_gives_them_back() {
     )
     .unwrap();
     let dir = tempfile::tempdir_in(disk.path()).unwrap();
-    let running = harness::start_in(
-        dir,
-        Config::new(disk.path().join("data"), "127.0.0.1:0".parse().unwrap()),
-    )
-    .await;
+    let on_disk = |listen| Config::new(disk.path().join("data"), listen);
+    let running = harness::start_in(dir, on_disk("127.0.0.1:0".parse().unwrap())).await;
     let maps = Api::<ConfigMap>::default_namespaced(running.client.clone());
     // Something else fills the disk, as it would.
     let ballast = disk.path().join("ballast");
@@ -232,6 +229,18 @@ async fn a_full_disk_refuses_writes_and_gives_them_back() {
             .unwrap_err();
         assert!(matches!(again, kube::Error::Api(status) if status.code == 507));
     }
+    // A restart needs no room either; on the same port, so that the kubeconfig stays the same.
+    let listen = running.addr;
+    let dir = running.shut_down().await;
+    let running = harness::start_in(dir, on_disk(listen)).await;
+    let maps = Api::<ConfigMap>::default_namespaced(running.client.clone());
+    assert_eq!(maps.get("before").await.unwrap().data.unwrap()["k"], "1");
+    let again = maps
+        .create(&PostParams::default(), &config_map("again", &big))
+        .await
+        .unwrap_err();
+    assert!(matches!(again, kube::Error::Api(status) if status.code == 507));
+
     std::fs::remove_file(&ballast).unwrap();
     harness::eventually("writes work again", async || {
         maps.create(&PostParams::default(), &config_map("after", "1"))
@@ -252,8 +261,7 @@ async fn a_full_disk_refuses_writes_and_gives_them_back() {
     assert_eq!(names(&maps).await, wanted);
 
     let dir = running.shut_down().await;
-    let config = Config::new(disk.path().join("data"), "127.0.0.1:0".parse().unwrap());
-    let running = harness::start_in(dir, config).await;
+    let running = harness::start_in(dir, on_disk(listen)).await;
     assert_eq!(
         names(&Api::default_namespaced(running.client.clone())).await,
         wanted,

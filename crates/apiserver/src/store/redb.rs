@@ -70,29 +70,30 @@ impl RedbStore {
         Ok(store)
     }
 
-    /// Makes the tables of a new file; returns the format of the file.
+    /// Makes the tables of a new file; returns the format of the file. Writes nothing to an older one, whose disk may be full.
     fn prepare(&self) -> Result<u64, StoreError> {
-        let txn = self.db()?.begin_write().map_err(failed)?;
-        let format = {
-            let mut meta = txn.open_table(META).map_err(failed)?;
-            let found = meta
-                .get("format")
-                .map_err(failed)?
-                .map(|guard| guard.value());
-            if found.is_none() {
-                meta.insert("format", FORMAT).map_err(failed)?;
-                // Starts at 1: clients read resourceVersion "0" as "whatever you have".
-                meta.insert("revision", 1).map_err(failed)?;
+        let txn = self.db()?.begin_read().map_err(failed)?;
+        match txn.open_table(META) {
+            Ok(meta) => {
+                if let Some(found) = meta.get("format").map_err(failed)? {
+                    return Ok(found.value());
+                }
             }
-            found.unwrap_or(FORMAT)
-        };
-        if format == FORMAT {
+            Err(redb::TableError::TableDoesNotExist(_)) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let txn = self.db()?.begin_write().map_err(failed)?;
+        {
+            let mut meta = txn.open_table(META).map_err(failed)?;
+            meta.insert("format", FORMAT).map_err(failed)?;
+            // Starts at 1: clients read resourceVersion "0" as "whatever you have".
+            meta.insert("revision", 1).map_err(failed)?;
             txn.open_table(OBJECTS).map_err(failed)?;
             txn.open_table(HISTORY).map_err(failed)?;
             txn.open_table(FLOORS).map_err(failed)?;
         }
         txn.commit().map_err(failed)?;
-        Ok(format)
+        Ok(FORMAT)
     }
 
     fn count(&self) -> Result<HashMap<String, usize>, StoreError> {

@@ -23,8 +23,10 @@ fn status<T>(result: kube::Result<T>) -> kube::core::Status {
     }
 }
 
-/// A raw request over TLS, to see headers that clients hide. Returns head and body.
-pub(crate) async fn raw(running: &Running, request: &str) -> (String, String) {
+pub(crate) type Stream = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
+/// Sends a raw request over TLS and reads nothing.
+pub(crate) async fn send(running: &Running, request: &str) -> Stream {
     let kubeconfig = kube::config::Kubeconfig::from_yaml(&running.kubeconfig).unwrap();
     let ca = kubeconfig.clusters[0]
         .cluster
@@ -53,6 +55,12 @@ pub(crate) async fn raw(running: &Running, request: &str) -> (String, String) {
         .await
         .unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+/// A raw request over TLS, to see headers that clients hide. Returns head and body.
+pub(crate) async fn raw(running: &Running, request: &str) -> (String, String) {
+    let mut stream = send(running, request).await;
     let mut answer = Vec::new();
     // The server may close without a TLS goodbye once it has refused.
     drop(stream.read_to_end(&mut answer).await);

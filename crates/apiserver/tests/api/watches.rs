@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::client::{config_map, from, pool, pools};
 use crate::harness::{PATIENCE, Running, start, start_in, start_with};
-use crate::refusals::raw;
+use crate::refusals::{raw, send};
 
 fn maps(running: &Running) -> Api<ConfigMap> {
     Api::default_namespaced(running.client.clone())
@@ -216,6 +216,47 @@ async fn watches_are_bounded() {
             .starts_with("HTTP/1.1 200")
             .then_some(())
     })
+    .await;
+}
+
+#[tokio::test]
+async fn a_watcher_that_stops_reading_is_cut_off() {
+    let running = start_with(|config| {
+        config.limits.watches = 1;
+        config.limits.write_stall = std::time::Duration::from_millis(300);
+    })
+    .await;
+    let watch = |timeout: u32| {
+        format!(
+            "GET /api/v1/configmaps?watch=1&timeoutSeconds={timeout} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+             connection: close\r\n\r\n",
+            running.token()
+        )
+    };
+    let _stuck = send(&running, &watch(600)).await;
+    crate::harness::eventually("the only place is taken", async || {
+        raw(&running, &watch(1))
+            .await
+            .0
+            .starts_with("HTTP/1.1 429")
+            .then_some(())
+    })
+    .await;
+    // More than all buffers between the server and the client can hold.
+    let big = "x".repeat(900_000);
+    for n in 0..24 {
+        put(&running, &format!("m{n}"), &big).await;
+    }
+    crate::harness::eventually(
+        "the place of the one who does not read is free",
+        async || {
+            raw(&running, &watch(1))
+                .await
+                .0
+                .starts_with("HTTP/1.1 200")
+                .then_some(())
+        },
+    )
     .await;
 }
 
