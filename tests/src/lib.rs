@@ -8,7 +8,9 @@ pub mod frame;
 pub mod lan;
 pub mod netns;
 pub mod pins;
+pub mod random;
 pub mod smoke;
+pub mod twin;
 pub mod vm;
 
 /// Fails the test with a sentence that says what it needs.
