@@ -1,1 +1,76 @@
-//! The cluster-wide root: LB-IPAM and what needs one writer.
+//! The cluster-wide root: what needs one writer. LB-IPAM, and the length of each Service's Maglev table.
+//!
+//! ```text
+//! run ── Supervisor ─┬─ lb-ipam      fairlead_lb_ipam::Controller: addresses into Service statuses, conditions of pools
+//!                    ├─ snapshots    fairlead_api::watch: Services with their backends
+//!                    └─ table-sizes  annotation `fairlead.io/maglev-table-size`, once per Service
+//! ```
+//! The appliance calls [`run`] in-process, where it is alone. The binary adds what a cluster needs: flags and a ConfigMap
+//! ([`args`]), leadership by Lease ([`leader`]), CRDs ([`crds`]) and metrics over HTTP ([`serve`]).
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod args;
+pub mod crds;
+pub mod leader;
+pub mod serve;
+pub mod table_size;
+
+use anyhow::Context as _;
+use fairlead_api::watch::SnapshotSource;
+use fairlead_lb_ipam::{Controller, Settings};
+use fairlead_rt::{CancellationToken, Metrics, Supervisor};
+use kube::Client;
+
+/// What the operator does.
+#[derive(Clone)]
+pub struct Config {
+    /// `enable-lb-ipam`: `None` gives out no addresses.
+    pub lb_ipam: Option<Settings>,
+    /// Whether Services get their Maglev table's length written; not when one length is set for all
+    /// (`bpf-lb-maglev-table-size`).
+    pub write_table_sizes: bool,
+    /// Where its metrics are registered.
+    pub metrics: Metrics,
+}
+
+impl Config {
+    /// For a machine without a cluster around it: nobody else serves Services here, so each one that gets no address
+    /// is told why, also before the first pool exists.
+    pub fn appliance(metrics: Metrics) -> Self {
+        Self {
+            lb_ipam: Some(Settings {
+                report_without_pools: true,
+                ..Settings::default()
+            }),
+            write_table_sizes: true,
+            metrics,
+        }
+    }
+}
+
+/// Runs until `stop` fires. Whoever calls this is alone, or holds the Lease.
+///
+/// # Errors
+/// When a part ends that should not; an API server that is away or refuses us is no error, it is tried again.
+///
+/// # Cancel safety
+/// Dropping the future ends every part; a write under way may still land.
+pub async fn run(config: Config, client: Client, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut tasks = Supervisor::new("operator", stop);
+    let stop = tasks.token();
+    if let Some(settings) = config.lb_ipam {
+        let controller = Controller::new(client.clone(), settings, &config.metrics);
+        tasks.spawn("lb-ipam", controller.run(stop.clone()));
+    }
+    if config.write_table_sizes {
+        let source = SnapshotSource::new(&client);
+        tasks.spawn("table-sizes", table_size::run(source, client, stop.clone()));
+    }
+    let idle = async move {
+        stop.cancelled().await;
+        Ok::<(), std::convert::Infallible>(())
+    };
+    tasks.spawn("idle", idle);
+    tasks.first_exit().await.context("run the operator")
+}

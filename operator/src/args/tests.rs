@@ -1,0 +1,78 @@
+//! Keys and flags as users of Cilium write them.
+
+use std::time::Duration;
+
+use clap::Parser as _;
+use fairlead_lb_ipam::{DefaultIpam, Settings};
+
+use super::{Cli, Options};
+
+fn read(args: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<Options> {
+    let args = std::iter::once("fairlead-operator").chain(args.iter().copied());
+    let environment = environment
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    Cli::parse_from(args).options(environment.collect(), "me".to_owned())
+}
+
+fn error(args: &[&str]) -> String {
+    format!("{:#}", read(args, &[]).unwrap_err())
+}
+
+#[test]
+fn defaults_are_ciliums_except_that_l2_is_on() {
+    let options = read(&[], &[]).unwrap();
+    assert_eq!(options.lb_ipam, Some(Settings::default()));
+    assert!(options.write_table_sizes);
+    assert_eq!(options.serve, Some("[::]:9963".parse().unwrap()));
+    assert_eq!(options.election.lease_duration, Duration::from_secs(15));
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_config_map() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("default-lb-service-ipam"), "none").unwrap();
+    std::fs::write(dir.path().join("enable-ipv6"), "false").unwrap();
+    std::fs::write(dir.path().join("enable-bgp-control-plane"), "true").unwrap();
+    std::fs::write(dir.path().join("some-other-key-of-cilium"), "x").unwrap();
+    let path = dir.path().to_str().unwrap();
+    let environment = [
+        ("FAIRLEAD_ENABLE_IPV6", "true"),
+        ("FAIRLEAD_ENABLE_IPV4", "false"),
+    ];
+    let args = [
+        "--config-dir",
+        path,
+        "--enable-ipv4=true",
+        "--bpf-lb-maglev-table-size",
+        "1021",
+    ];
+    let options = read(&args, &environment).unwrap();
+    let settings = options.lb_ipam.unwrap();
+    assert_eq!(settings.default_ipam, DefaultIpam::None);
+    assert!(settings.ipv4 && settings.ipv6 && settings.bgp);
+    assert!(!options.write_table_sizes);
+    assert_eq!(
+        read(&["--enable-lb-ipam=false"], &[]).unwrap().lb_ipam,
+        None
+    );
+}
+
+#[test]
+fn wrong_values_are_named_with_what_is_possible() {
+    assert_eq!(
+        error(&["--default-lb-service-ipam", "metallb"]),
+        "default-lb-service-ipam is `metallb`: use lbipam, nodeipam or none"
+    );
+    assert!(
+        error(&["--leader-election-retry-period", "2"])
+            .starts_with("leader-election-retry-period is `2`: use a time")
+    );
+    assert!(error(&["--leader-election-renew-deadline", "20s"]).contains("must exceed"));
+    assert!(
+        error(&["--operator-prometheus-serve-addr", "nowhere"])
+            .contains("use ADDRESS:PORT or :PORT")
+    );
+    assert!(error(&["--enable-ipv4=maybe"]).contains("enable-ipv4"));
+    assert!(error(&["--enable-ipv4=false", "--enable-ipv6=false"]).contains("enable one"));
+}
