@@ -52,11 +52,11 @@ impl Sum {
     /// Adds sixteen bytes as eight words.
     #[inline(always)]
     pub const fn bytes16(self, b: &[u8; 16]) -> Self {
-        let wide = u128::from_be_bytes(*b);
-        self.bytes4(((wide >> 96) as u32).to_be_bytes())
-            .bytes4(((wide >> 64) as u32).to_be_bytes())
-            .bytes4(((wide >> 32) as u32).to_be_bytes())
-            .bytes4((wide as u32).to_be_bytes())
+        let [a, b1, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *b;
+        self.bytes4([a, b1, c, d])
+            .bytes4([e, f, g, h])
+            .bytes4([i, j, k, l])
+            .bytes4([m, n, o, p])
     }
 
     /// Adds another sum.

@@ -18,6 +18,10 @@
     reason = "the verifier follows inlined code; a call per leaf costs more than the leaf"
 )]
 #![expect(
+    clippy::many_single_char_names,
+    reason = "bytes of an address, taken apart without indexing"
+)]
+#![expect(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
     reason = "offsets and lengths of a frame fit 16 bits, and a conversion that can fail is a branch for each packet"
