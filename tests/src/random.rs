@@ -85,6 +85,13 @@ pub enum Sketch {
         hops: u8,
         damage: Damage,
     },
+    /// Another packet of the client whose record that is.
+    Again {
+        nth: u8,
+        flags: u8,
+        hops: u8,
+        damage: Damage,
+    },
     /// An ARP request or a neighbour solicitation for a VIP.
     Resolve {
         v6: bool,
@@ -119,6 +126,8 @@ pub fn sketch() -> impl Strategy<Value = Sketch> {
         30 => packet(),
         8 => (any::<u8>(), tcp_flags(), prop::bool::weighted(0.2), hops(), damage())
             .prop_map(|(nth, flags, icmp, hops, damage)| Sketch::Reply { nth, flags, icmp, hops, damage }),
+        8 => (any::<u8>(), tcp_flags(), hops(), damage())
+            .prop_map(|(nth, flags, hops, damage)| Sketch::Again { nth, flags, hops, damage }),
         2 => (any::<bool>(), 0..4_u8, any::<bool>(), damage())
             .prop_map(|(v6, vip, broadcast, damage)| Sketch::Resolve { v6, vip, broadcast, damage }),
         1 => (any::<bool>(), 0..3_u8).prop_map(|(v6, peer)| Sketch::Heartbeat { v6, peer }),
@@ -231,7 +240,7 @@ pub fn peer_mac(n: u8) -> [u8; 6] {
     [2, 0, 0, 0, 0x77, n]
 }
 
-/// A flow whose reply is to be sent.
+/// A translated flow, of which another packet is to be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Record {
     pub vip: IpAddr,
@@ -239,6 +248,12 @@ pub struct Record {
     pub snat_port: u16,
     pub backend_port: u16,
     pub proto: u8,
+    pub client: IpAddr,
+    pub client_port: u16,
+    pub client_mac: [u8; 6],
+    /// What the client dialled.
+    pub dialled: IpAddr,
+    pub dialled_port: u16,
 }
 
 impl Sketch {
@@ -265,7 +280,16 @@ impl Sketch {
                 ..
             } => match record {
                 Some(record) => damage.apply(reply(&record, *flags, *icmp, *hops)),
-                None => Self::Heartbeat { v6: false, peer: 0 }.frame(run, None),
+                None => heartbeat(false, 0),
+            },
+            Self::Again {
+                flags,
+                hops,
+                damage,
+                ..
+            } => match record {
+                Some(record) => damage.apply(again(&record, *flags, *hops)),
+                None => heartbeat(true, 0),
             },
             Self::Packet {
                 station,
@@ -517,6 +541,27 @@ fn reply(record: &Record, flags: u8, is_error: bool, hops: u8) -> Vec<u8> {
     };
     let packet = network(src, dst, proto, hops, Extra::None, 0, &segment);
     ethernet(Station::Own, [2, 0, 0, 0, 8, 1], 0, src.is_ipv6(), &packet)
+}
+
+fn again(record: &Record, flags: u8, hops: u8) -> Vec<u8> {
+    let (src, dst) = (record.client, record.dialled);
+    let transport = if record.proto == 6 {
+        Transport::Tcp { flags }
+    } else {
+        Transport::Udp {
+            without_checksum: false,
+        }
+    };
+    let (proto, segment) = segment(
+        src,
+        dst,
+        record.client_port,
+        record.dialled_port,
+        transport,
+        10,
+    );
+    let packet = network(src, dst, proto, hops, Extra::None, 0, &segment);
+    ethernet(Station::Own, record.client_mac, 0, src.is_ipv6(), &packet)
 }
 
 fn arp(target: IpAddr, broadcast: bool) -> Vec<u8> {

@@ -120,7 +120,7 @@ impl Twin {
         let mut verdicts = BTreeMap::new();
         for (n, sketch) in sketches.iter().enumerate() {
             let record = match sketch {
-                Sketch::Reply { nth, .. } => nth_record(&world, *nth),
+                Sketch::Reply { nth, .. } | Sketch::Again { nth, .. } => nth_record(&world, *nth),
                 _ => None,
             };
             let frame = sketch.frame(self.run, record);
@@ -594,15 +594,10 @@ where
 
 /// The n-th of the records that live on the host, in the order of their keys.
 fn nth_record(world: &World, nth: u8) -> Option<Record> {
-    let mut keys: Vec<_> = world
-        .snat
-        .entries()
-        .into_iter()
-        .chain(world.snat_new.entries())
-        .map(|(key, _)| key)
-        .collect();
-    keys.sort_unstable();
-    let key = keys.get(usize::from(nth) % keys.len().max(1))?;
+    let mut records = world.snat.entries();
+    records.extend(world.snat_new.entries());
+    records.sort_unstable_by_key(|(key, _)| *key);
+    let (key, value) = records.get(usize::from(nth) % records.len().max(1))?;
     let addr = |bytes: [u8; 16]| std::net::Ipv6Addr::from(bytes).to_canonical();
     Some(Record {
         vip: addr(key.vip),
@@ -610,6 +605,11 @@ fn nth_record(world: &World, nth: u8) -> Option<Record> {
         snat_port: u16::from_be_bytes(key.snat_port),
         backend_port: u16::from_be_bytes(key.backend_port),
         proto: key.proto,
+        client: addr(value.client),
+        client_port: u16::from_be_bytes(value.client_port),
+        client_mac: value.client_mac,
+        dialled: addr(value.vip),
+        dialled_port: u16::from_be_bytes(value.vip_port),
     })
 }
 
