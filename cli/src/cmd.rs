@@ -81,7 +81,7 @@ pub enum Command {
 /// `fairlead service ...`
 #[derive(Debug, Subcommand)]
 pub enum ServiceCommand {
-    /// List frontends with mode, backends ready of all, owner, and packets forwarded and dropped here
+    /// List frontends with mode, backends ready of all, owner, and packets forwarded here
     List,
 }
 

@@ -72,7 +72,7 @@ impl Diagnostic for CliError {
         let text = match self {
             Self::Agent(error) => error.remedy()?,
             Self::Kubeconfig { .. } | Self::Connection(_) => {
-                "name a readable kubeconfig: an appliance writes one to STATE_DIR/admin.kubeconfig"
+                "name a readable kubeconfig: an appliance writes one to STATE_DIR/kubeconfig"
                     .to_owned()
             }
             Self::Api { .. } | Self::ApiSilent(_) => {

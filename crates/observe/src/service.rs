@@ -69,8 +69,6 @@ pub struct FrontendView {
     pub packets: u64,
     /// Bytes of these.
     pub bytes: u64,
-    /// Packets dropped or not forwarded.
-    pub drops: u64,
     /// Its backends.
     pub backends: Vec<BackendView>,
 }
@@ -105,21 +103,13 @@ impl Render for Vec<ServiceView> {
         if self.is_empty() {
             return "No Service of type LoadBalancer exists.\n".to_owned();
         }
-        let mut rows: Vec<[String; 7]> = Vec::new();
+        let mut rows: Vec<[String; 6]> = Vec::new();
         for service in self {
             let name = format!("{}/{}", service.namespace, service.name);
             let owner = service.owner.clone().unwrap_or_else(|| "none".to_owned());
             if service.frontends.is_empty() {
-                let [dash_a, dash_b, dash_c, dash_d] = [(); 4].map(|()| "-".to_owned());
-                rows.push([
-                    name,
-                    "<pending>".to_owned(),
-                    dash_a,
-                    dash_b,
-                    owner,
-                    dash_c,
-                    dash_d,
-                ]);
+                let [dash_a, dash_b, dash_c] = [(); 3].map(|()| "-".to_owned());
+                rows.push([name, "<pending>".to_owned(), dash_a, dash_b, owner, dash_c]);
                 continue;
             }
             for frontend in &service.frontends {
@@ -131,12 +121,11 @@ impl Render for Vec<ServiceView> {
                     format!("{n_serving}/{}", frontend.backends.len()),
                     owner.clone(),
                     text::grouped(frontend.packets),
-                    text::grouped(frontend.drops),
                 ]);
             }
         }
         let header = [
-            "SERVICE", "FRONTEND", "MODE", "BACKENDS", "OWNER", "PACKETS", "DROPS",
+            "SERVICE", "FRONTEND", "MODE", "BACKENDS", "OWNER", "PACKETS",
         ];
         let mut text = text::columns(&header, rows);
         let problems = self.iter().filter_map(|service| {

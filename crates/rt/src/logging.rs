@@ -4,6 +4,9 @@ use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
 
+/// What is written unless told otherwise. rtnetlink warns of every attribute that a newer kernel has longer than it knows.
+pub const DEFAULT_FILTER: &str = "info,kube=warn,netlink_packet_route=error";
+
 /// How events are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Format {

@@ -450,17 +450,11 @@ fn counters(facts: &Facts, local: &LocalFacts) -> ExplainLink {
         return unknown("counters", "depends on the frontend");
     }
     let packets: u64 = local.frontends.iter().map(|f| f.packets).sum();
-    let drops: u64 = local.frontends.iter().map(|f| f.drops).sum();
     let is_owner = facts.l2.iter().any(|row| row.is_self);
-    let detail = match (packets, drops) {
-        (0, 0) if is_owner => "no packet has arrived yet".to_owned(),
-        (0, 0) => "no packet here, as it should be: another node owns the address".to_owned(),
-        (_, 0) => format!("{} packets forwarded", text::grouped(packets)),
-        _ => format!(
-            "{} packets forwarded, {} dropped",
-            text::grouped(packets),
-            text::grouped(drops)
-        ),
+    let detail = match packets {
+        0 if is_owner => "no packet has arrived yet".to_owned(),
+        0 => "no packet here, as it should be: another node owns the address".to_owned(),
+        _ => format!("{} packets forwarded", text::grouped(packets)),
     };
     ok("counters", detail)
 }

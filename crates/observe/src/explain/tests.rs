@@ -47,7 +47,6 @@ fn facts() -> Facts {
                 table_size: Some(251),
                 packets: 1234,
                 bytes: 99_000,
-                drops: 0,
                 backends: vec![BackendView {
                     addr: "10.0.0.1".parse().unwrap(),
                     port: 8080,
