@@ -49,4 +49,6 @@ pub fn counters(
 }
 
 #[cfg(test)]
+mod lan;
+#[cfg(test)]
 mod sim;
