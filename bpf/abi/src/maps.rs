@@ -85,6 +85,8 @@ pub mod slots {
     pub const L2: u32 = 2;
     /// ICMP to VIPs, and ICMP errors that we send (too big).
     pub const ICMP: u32 = 3;
+    /// ICMP errors about translated packets: program `lb_icmp_snat`.
+    pub const ICMP_SNAT: u32 = 4;
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use aya_ebpf::{
     bindings::{xdp_action::XDP_DROP, xdp_md},
     programs::XdpContext,
 };
-use fairlead_logic::{decap, icmp, ingress, l2, rare, snat};
+use fairlead_logic::{decap, icmp, icmp_snat, ingress, l2, rare, snat};
 
 use crate::{
     frame::Frame,
@@ -53,7 +53,8 @@ entry!(lb_ingress, ingress::run);
 entry!(lb_rare, rare::run, work);
 entry!(lb_snat, snat::run, work);
 entry!(lb_icmp, icmp::run, work);
-entry!(l2_respond, l2::run);
+entry!(lb_icmp_snat, icmp_snat::run, work);
+entry!(l2_respond, l2::run, work);
 entry!(decap_ingress, decap::run);
 
 /// A panic that survives optimisation is an endless loop, which the verifier refuses.

@@ -22,8 +22,8 @@ use fairlead_abi::{
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::{
-    Insert, Maps, Packet, Table, Verdict, decap, hash, icmp, ingress, l2 as responder, rare, snat,
-    wire::mapped,
+    Insert, Maps, Packet, Table, Verdict, decap, hash, icmp, icmp_snat, ingress, l2 as responder,
+    rare, snat, wire::mapped,
 };
 
 /// Room in front of a received frame, as the kernel's XDP_PACKET_HEADROOM.
@@ -307,8 +307,9 @@ impl World {
             verdict = match verdict {
                 Verdict::Tail(slots::RARE) => rare::run(&mut p, world, &mut work),
                 Verdict::Tail(slots::SNAT) => snat::run(&mut p, world, &mut work),
-                Verdict::Tail(slots::L2) => responder::run(&mut p, world),
+                Verdict::Tail(slots::L2) => responder::run(&mut p, world, &mut work),
                 Verdict::Tail(slots::ICMP) => icmp::run(&mut p, world, &mut work),
+                Verdict::Tail(slots::ICMP_SNAT) => icmp_snat::run(&mut p, world, &mut work),
                 settled => return (settled, p.bytes),
             };
         }

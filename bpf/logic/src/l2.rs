@@ -17,9 +17,10 @@ use crate::{
     Maps, Packet, Verdict, csum,
     csum::Sum,
     output,
+    snat::Work,
     wire::{
-        AdvertFrame, Arp, ArpFrame, ETH_LEN, Eth, Ext, IPV6_LEN, Icmp, Ipv6, LinkOption, Neighbour,
-        ethertype, icmp6, mac_word, mapped, proto,
+        Arp, ArpFrame, ETH_LEN, Eth, Ext, IPV6_LEN, Icmp, Ipv6, LinkOption, Neighbour, ethertype,
+        icmp6, mac_word, mapped, proto,
     },
 };
 
@@ -30,7 +31,9 @@ const ND_MAX_WORDS: usize = 40;
 /// Options of a solicitation that are looked at.
 const ND_MAX_OPTIONS: usize = 4;
 /// Length of an advertisement with its option.
-const ADVERT_LEN: usize = size_of::<AdvertFrame>();
+const ADVERT_LEN: usize = 86;
+/// Where neighbour discovery begins.
+const ND_OFF: usize = ETH_LEN + IPV6_LEN;
 /// Option type: source link-layer address.
 const SOURCE_LINK: u8 = 1;
 /// Option type: target link-layer address.
@@ -40,10 +43,10 @@ const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
 /// Decides about a frame that `lb_ingress` took for ARP or a solicitation.
 #[inline(always)]
-pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M) -> Verdict {
+pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
     match p.view::<Eth>(0).map(|eth| eth.kind.get()) {
         Some(ethertype::ARP) => arp(p, m),
-        Some(ethertype::IPV6) => solicitation(p, m),
+        Some(ethertype::IPV6) => solicitation(p, m, w),
         _ => Verdict::Pass,
     }
 }
@@ -130,37 +133,26 @@ pub fn may_answer<M: Maps>(m: &M, entry: &L2Entry) -> bool {
 }
 
 #[inline(always)]
-fn solicitation<P: Packet, M: Maps>(p: &mut P, m: &M) -> Verdict {
-    let Some(eth) = p.view::<Eth>(0).copied() else {
+fn solicitation<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
+    let Some(nd) = p.view::<Neighbour>(ND_OFF) else {
         return Verdict::Pass;
     };
-    let Some(ip) = p.view::<Ipv6>(ETH_LEN).copied() else {
-        return Verdict::Pass;
-    };
-    let nd_off = ETH_LEN.wrapping_add(IPV6_LEN);
-    let Some(nd) = p.view::<Neighbour>(nd_off).copied() else {
-        return Verdict::Pass;
-    };
-    if ip.next != proto::ICMPV6 || nd.icmp.kind != icmp6::SOLICIT {
+    if nd.icmp.kind != icmp6::SOLICIT {
         return Verdict::Pass;
     }
+    // In terms of the answer: `src` is the target.
+    w.h.src = nd.target;
     let key = L2Key {
-        addr: nd.target,
+        addr: w.h.src,
         ifindex: p.ifindex(),
     };
     let Some(entry) = m.l2_entry(&key) else {
         return Verdict::Pass;
     };
-    let detecting = u128::from_ne_bytes(ip.src) == 0;
-    if !addressed_to(eth.dst, &nd.target)
-        || !is_station(eth.src)
-        || ip.hops != ND_HOPS
-        || nd.icmp.code != 0
-        || !is_sound(p, &ip, detecting)
-    {
+    let Some(detecting) = is_sound(p, w) else {
         m.count(reasons::MALFORMED, p.len() as u64);
         return Verdict::Pass;
-    }
+    };
     if !may_answer(m, &entry) {
         m.count(reasons::L2_SILENT, p.len() as u64);
         return Verdict::Pass;
@@ -170,14 +162,7 @@ fn solicitation<P: Packet, M: Maps>(p: &mut P, m: &M) -> Verdict {
         m.count(reasons::ADJUST_FAILED, p.len() as u64);
         return Verdict::Pass;
     }
-    let (dst_mac, dst) = if detecting {
-        (ALL_NODES_MAC, ALL_NODES)
-    } else {
-        (eth.src, ip.src)
-    };
-    if p.put(0, advert(&nd.target, entry.mac, dst_mac, &dst, !detecting))
-        .is_none()
-    {
+    if put_advert(p, w, entry.mac, !detecting).is_none() {
         return m.drop(p, reasons::ADJUST_FAILED);
     }
     answered(p, m, &key)
@@ -191,86 +176,99 @@ fn addressed_to(dst: [u8; 6], target: &[u8; 16]) -> bool {
     first & 1 == 0 || mac_word(dst) == mac_word([0x33, 0x33, 0xff, x, y, z])
 }
 
-/// RFC 4861 7.1.1: length, checksum, options.
+/// RFC 4861 7.1.1, for a solicitation of `w.h.src`: whether it detects duplicates (its source is unspecified), or `None` if it is not sound.
+/// Leaves in `w.h.dst` and `w.src_mac` to whom the answer goes.
 #[inline(always)]
-fn is_sound<P: Packet>(p: &P, ip: &Ipv6, detecting: bool) -> bool {
+fn is_sound<P: Packet>(p: &P, w: &mut Work) -> Option<bool> {
+    let eth = p.view::<Eth>(0)?;
+    let ip = p.view::<Ipv6>(ETH_LEN)?;
+    let code = p.view::<Neighbour>(ND_OFF)?.icmp.code;
+    let detecting = u128::from_ne_bytes(ip.src) == 0;
+    if !addressed_to(eth.dst, &w.h.src)
+        || !is_station(eth.src)
+        || ip.hops != ND_HOPS
+        || ip.next != proto::ICMPV6
+        || code != 0
+    {
+        return None;
+    }
+    (w.src_mac, w.h.dst) = if detecting {
+        (ALL_NODES_MAC, ALL_NODES)
+    } else {
+        (eth.src, ip.src)
+    };
     let len = usize::from(ip.len.get());
-    let start = ETH_LEN.wrapping_add(IPV6_LEN);
     let fixed = size_of::<Neighbour>();
     // Options come in units of 8 bytes, so a valid solicitation has an even length.
     if len < fixed || len & 7 != 0 {
-        return false;
+        return None;
     }
-    let Some(text) = csum::words::<P, ND_MAX_WORDS>(p, start, len >> 1) else {
-        return false;
-    };
-    let sum = csum::pseudo6(&ip.src, &ip.dst, ip.len.get(), proto::ICMPV6).plus(text);
-    if sum.finish() != 0 {
-        return false;
+    let pseudo = csum::pseudo6(&ip.src, &ip.dst, ip.len.get(), proto::ICMPV6);
+    let text = csum::words::<P, ND_MAX_WORDS>(p, ND_OFF, len >> 1)?;
+    if pseudo.plus(text).finish() != 0 {
+        return None;
     }
     let mut off = fixed;
     for _ in 0..ND_MAX_OPTIONS {
         if off >= len {
             break;
         }
-        let Some(option) = p.view::<Ext>(start.wrapping_add(off & 0xff)) else {
-            return false;
-        };
+        let option = p.view::<Ext>(ND_OFF.wrapping_add(off & 0xff))?;
         if option.len == 0 || (detecting && option.next == SOURCE_LINK) {
-            return false;
+            return None;
         }
         off = off.wrapping_add(usize::from(option.len).wrapping_mul(8));
     }
     // Beyond the end: the last option claims more than there is.
-    off == len
+    (off == len).then_some(detecting)
 }
 
-/// An advertisement for `target`, override set, router not (RFC 4861 4.4).
+/// Writes an advertisement of `mac` for `w.h.src` to `w.h.dst`, override set, router not (RFC 4861 4.4). In pieces, because the stack has no
+/// room for the whole.
 #[inline(always)]
-fn advert(
-    target: &[u8; 16],
-    mac: [u8; 6],
-    dst_mac: [u8; 6],
-    dst: &[u8; 16],
-    solicited: bool,
-) -> AdvertFrame {
+fn put_advert<P: Packet>(p: &mut P, w: &Work, mac: [u8; 6], solicited: bool) -> Option<()> {
     let flags = if solicited { 0x60 } else { 0x20 };
     let text_len = size_of::<Neighbour>().wrapping_add(size_of::<LinkOption>()) as u16;
-    let sum = csum::pseudo6(target, dst, text_len, proto::ICMPV6)
+    let eth = Eth {
+        dst: w.src_mac,
+        src: mac,
+        kind: U16::new(ethertype::IPV6),
+    };
+    p.put(0, eth)?;
+    let ip = Ipv6 {
+        vtf: U32::new(0x6000_0000),
+        len: U16::new(text_len),
+        next: proto::ICMPV6,
+        hops: ND_HOPS,
+        src: w.h.src,
+        dst: w.h.dst,
+    };
+    p.put(ETH_LEN, ip)?;
+    let option = LinkOption {
+        kind: TARGET_LINK,
+        len: 1,
+        mac,
+    };
+    p.put(ND_OFF.wrapping_add(size_of::<Neighbour>()), option)?;
+    let sum = csum::pseudo6(&w.h.src, &w.h.dst, text_len, proto::ICMPV6)
         .word(u16::from_be_bytes([icmp6::ADVERT, 0]))
         .word(u16::from_be_bytes([flags, 0]))
-        .plus(Sum(0).bytes16(target))
+        .plus(Sum(0).bytes16(&w.h.src))
         .word(u16::from_be_bytes([TARGET_LINK, 1]))
         .bytes6(mac);
-    AdvertFrame {
-        eth: Eth {
-            dst: dst_mac,
-            src: mac,
-            kind: U16::new(ethertype::IPV6),
+    let icmp = Icmp {
+        kind: icmp6::ADVERT,
+        code: 0,
+        csum: U16::new(sum.finish()),
+        rest: [flags, 0, 0, 0],
+    };
+    p.put(
+        ND_OFF,
+        Neighbour {
+            icmp,
+            target: w.h.src,
         },
-        ip: Ipv6 {
-            vtf: U32::new(0x6000_0000),
-            len: U16::new(text_len),
-            next: proto::ICMPV6,
-            hops: ND_HOPS,
-            src: *target,
-            dst: *dst,
-        },
-        nd: Neighbour {
-            icmp: Icmp {
-                kind: icmp6::ADVERT,
-                code: 0,
-                csum: U16::new(sum.finish()),
-                rest: [flags, 0, 0, 0],
-            },
-            target: *target,
-        },
-        option: LinkOption {
-            kind: TARGET_LINK,
-            len: 1,
-            mac,
-        },
-    }
+    )
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ pub mod hash;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
 pub mod icmp;
+pub mod icmp_snat;
 pub mod ingress;
 pub mod l2;
 pub mod output;

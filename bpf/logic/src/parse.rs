@@ -305,6 +305,16 @@ impl Parsed {
         )
     }
 
+    /// Exchanges the two ends.
+    #[inline(always)]
+    pub fn turn(&mut self) {
+        core::mem::swap(&mut self.src, &mut self.dst);
+        self.ports = Ports {
+            src: self.ports.dst,
+            dst: self.ports.src,
+        };
+    }
+
     /// Whether the packet opens a TCP connection.
     #[inline(always)]
     pub const fn is_syn(&self) -> bool {

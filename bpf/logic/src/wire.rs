@@ -74,8 +74,6 @@ wire! {
     struct Outer6 { eth: Eth, ip: Ipv6, }
     /// An ARP frame.
     struct ArpFrame { eth: Eth, arp: Arp, }
-    /// A neighbour advertisement with its link-layer address, whole.
-    struct AdvertFrame { eth: Eth, ip: Ipv6, nd: Neighbour, option: LinkOption, }
 }
 
 /// Ethertypes.
