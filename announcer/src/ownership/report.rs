@@ -5,7 +5,7 @@ use std::time::Duration;
 use fairlead_model::MacAddr;
 
 use super::{
-    Engine, Table,
+    Engine,
     group::{Phase, ProbeKind},
     order::NodeId,
 };
@@ -124,13 +124,6 @@ pub struct PeerReport {
     pub is_settled: bool,
     /// It is about to go.
     pub is_leaving: bool,
-}
-
-impl Table {
-    /// The lowest address of each group, in the order of [`Engine::reports`].
-    pub fn keys(&self) -> impl Iterator<Item = std::net::IpAddr> + '_ {
-        self.groups.iter().map(|group| group.key)
-    }
 }
 
 impl Engine {

@@ -26,6 +26,12 @@ pub struct GroupSpec {
     pub lease_holder: Option<NodeId>,
 }
 
+/// Keeps memory from being paged out.
+pub trait KeepResident {
+    /// Keeps the memory of a slice.
+    fn keep<T>(&self, memory: &[T]);
+}
+
 /// A group's static row.
 #[derive(Debug, Clone)]
 pub(super) struct GroupRow {
@@ -119,6 +125,25 @@ impl Table {
             loads: vec![0; MAX_PEERS + 1],
             placed: vec![0; n_groups],
         }
+    }
+
+    /// Shows every part of the memory that the heartbeat thread works on.
+    pub fn keep_resident(&self, keeper: &impl KeepResident) {
+        keeper.keep(&self.vips);
+        keeper.keep(&self.groups);
+        keeper.keep(&self.vip_state);
+        keeper.keep(&self.group_state);
+        keeper.keep(&self.claims);
+        keeper.keep(&self.stamps);
+        keeper.keep(&self.placed);
+    }
+
+    /// Each group: its lowest address, which names it in reports, and all of them.
+    pub fn groups(&self) -> impl Iterator<Item = (IpAddr, Vec<IpAddr>)> + '_ {
+        (0..self.groups.len()).map(|group| {
+            let vips = self.vips_of(group).map(|vip| self.vips[vip].addr);
+            (self.groups[group].key, vips.collect())
+        })
     }
 
     /// Index of an address.

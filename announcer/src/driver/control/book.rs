@@ -1,0 +1,219 @@
+//! What the heartbeat thread reported, kept until a newer row replaces it or its table is gone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
+
+use fairlead_model::{MacAddr, Vip};
+use fairlead_rt::clock;
+use tracing::{info, warn};
+
+use crate::{
+    BootTime,
+    driver::thread::Report,
+    ownership::{GroupReport, PeerReport, State, Table, VipReport, Why},
+    policy::Plan,
+    status::{L2Status, Names, PeerStatus, VipStatus, sentence},
+};
+
+/// Everything reported, by deadline cell.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    groups: BTreeMap<(u16, Vip), (GroupReport, SystemTime)>,
+    vips: BTreeMap<(u16, Vip), VipReport>,
+    peers: BTreeMap<(u16, MacAddr), (PeerReport, SystemTime)>,
+    twins: BTreeMap<u16, MacAddr>,
+    /// Group key of each address in the table that the thread has installed.
+    installed: BTreeMap<u16, BTreeMap<Vip, Vip>>,
+    /// The same of tables on their way, with their numbers.
+    pending: Vec<(u16, u64, BTreeMap<Vip, Vip>)>,
+}
+
+impl Book {
+    pub(super) fn take(&mut self, report: Report) {
+        match report {
+            Report::Group { cell, key, report } => {
+                let since = wall(report.since);
+                log(key, &report);
+                self.groups.insert((cell, key), (report, since));
+            }
+            Report::Vip { cell, vip, report } => {
+                if self.is_known(cell, vip) {
+                    self.vips.insert((cell, vip), report);
+                }
+            }
+            Report::Peer { cell, report } => {
+                let heard = wall(report.last_heard);
+                self.peers.insert((cell, report.mac), (report, heard));
+            }
+            Report::Twin { cell, mac } => {
+                if self.twins.insert(cell, mac) != Some(mac) {
+                    warn!(%mac, "another machine heartbeats under this node's name: give it another");
+                }
+            }
+            Report::Retired(memory) => drop(memory),
+        }
+    }
+
+    /// A row about an address of a former table may arrive late. Before the first table, all are adopted ones.
+    fn is_known(&self, cell: u16, vip: Vip) -> bool {
+        let is_pending = self
+            .pending
+            .iter()
+            .any(|(of, _, table)| *of == cell && table.contains_key(&vip));
+        is_pending
+            || self
+                .installed
+                .get(&cell)
+                .is_none_or(|table| table.contains_key(&vip))
+    }
+
+    /// A table is on its way to the thread.
+    pub(super) fn expect(&mut self, cell: u16, number: u64, table: &Table) {
+        let keys = table
+            .groups()
+            .flat_map(|(key, vips)| vips.into_iter().map(move |vip| (vip, key)))
+            .collect();
+        self.pending.push((cell, number, keys));
+    }
+
+    /// Tables that the thread has installed: addresses that they do not have are let go of.
+    pub(super) fn settle(&mut self, counts: impl Iterator<Item = (u16, u64)>) {
+        for (cell, count) in counts {
+            while let Some(at) = self
+                .pending
+                .iter()
+                .position(|(of, number, _)| *of == cell && *number <= count)
+            {
+                let (_, _, keys) = self.pending.remove(at);
+                self.vips
+                    .retain(|(of, vip), _| *of != cell || keys.contains_key(vip));
+                let live: BTreeSet<Vip> = keys.values().copied().collect();
+                self.groups
+                    .retain(|(of, key), _| *of != cell || live.contains(key));
+                self.installed.insert(cell, keys);
+            }
+        }
+    }
+
+    /// The interface is gone.
+    pub(super) fn forget(&mut self, cell: u16) {
+        self.groups.retain(|(of, _), _| *of != cell);
+        self.vips.retain(|(of, _), _| *of != cell);
+        self.peers.retain(|(of, _), _| *of != cell);
+        self.pending.retain(|(of, ..)| *of != cell);
+        self.installed.remove(&cell);
+        self.twins.remove(&cell);
+    }
+
+    pub(super) fn n_owned(&self) -> i64 {
+        let owned = self
+            .groups
+            .values()
+            .filter(|(r, _)| matches!(r.state, State::Owner | State::HandingOver));
+        i64::try_from(owned.count()).unwrap_or(i64::MAX)
+    }
+
+    /// What people and other features see. Interfaces and policies are the caller's.
+    pub(super) fn status(
+        &self,
+        interfaces: &[String],
+        plan: &Plan,
+        names: &Names,
+        ifindex_of: impl Fn(u16) -> Option<u32>,
+    ) -> L2Status {
+        let mut status = L2Status::default();
+        for (cell, name) in (0u16..).zip(interfaces) {
+            self.add_vips(cell, name, plan, names, &mut status);
+        }
+        for ((cell, _), (report, heard)) in &self.peers {
+            let Some(name) = interfaces.get(usize::from(*cell)) else {
+                continue;
+            };
+            let peer = PeerStatus {
+                node: names.of(report.node),
+                last_heard: *heard,
+                is_alive: report.is_alive,
+                is_settled: report.is_settled,
+                is_leaving: report.is_leaving,
+            };
+            status.peers.insert((name.clone(), report.mac), peer);
+        }
+        for ((cell, vip), report) in &self.vips {
+            if report.is_held {
+                status.held.insert(*vip);
+            }
+            if let (Some(mac), Some(ifindex)) = (report.handoff, ifindex_of(*cell)) {
+                status.handoff.insert(*vip, (mac, ifindex));
+            }
+        }
+        status
+    }
+
+    /// Rows of every address wanted on an interface, and of adopted ones before anything is wanted.
+    fn add_vips(
+        &self,
+        cell: u16,
+        interface: &str,
+        plan: &Plan,
+        names: &Names,
+        status: &mut L2Status,
+    ) {
+        let wanted = plan.wanted.get(interface);
+        let services = |vip: &Vip| {
+            let services = wanted.and_then(|wanted| wanted.services.get(vip));
+            services.cloned().unwrap_or_default()
+        };
+        let keys = self.installed.get(&cell);
+        let rows: BTreeSet<Vip> = match keys {
+            Some(keys) => keys.keys().copied().collect(),
+            None => self
+                .groups
+                .keys()
+                .filter(|(of, _)| *of == cell)
+                .map(|(_, key)| *key)
+                .collect(),
+        };
+        for vip in rows {
+            let key = keys.and_then(|keys| keys.get(&vip)).unwrap_or(&vip);
+            let Some((report, since)) = self.groups.get(&(cell, *key)) else {
+                continue;
+            };
+            let owner = report.owner.map(|node| names.of(node));
+            let row = VipStatus {
+                services: services(&vip),
+                is_self: matches!(report.state, State::Owner | State::HandingOver),
+                since: *since,
+                epoch: report.epoch,
+                state: report.state.as_str(),
+                why: sentence(report.state, &report.why, owner.as_deref(), names),
+                owner,
+                conflict: self.vips.get(&(cell, vip)).and_then(|v| v.conflict),
+            };
+            status.vips.insert((vip, interface.to_owned()), row);
+        }
+    }
+}
+
+/// A change of ownership is news; waiting is not.
+fn log(key: Vip, report: &GroupReport) {
+    match (report.state, &report.why) {
+        (State::Owner, why) => info!(vip = %key, epoch = report.epoch, reason = ?why, "owner"),
+        (State::Conflict, Why::Conflict(mac)) => {
+            warn!(vip = %key, %mac, "a stranger answers for an address of ours");
+        }
+        (state, why) => tracing::debug!(vip = %key, ?state, reason = ?why, "ownership"),
+    }
+}
+
+/// The wall clock's reading at a point of boot time, to the millisecond.
+fn wall(at: BootTime) -> SystemTime {
+    let ago = BootTime::from_nanos(clock::boottime_ns()).since(at);
+    let wall = clock::wall().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
+    let since_epoch = wall
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let whole = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
+    SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(whole)
+}

@@ -1,0 +1,1 @@
+//! Real sockets in namespaces of their own.
