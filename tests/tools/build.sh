@@ -22,7 +22,7 @@ if [ -x "$out/tools" ] && [ -z "$(find "$here" -type f -newer "$out/tools")" ]; 
 fi
 
 if ! command -v go >/dev/null 2>&1; then
-    echo "build.sh: go is not installed: apt-get install golang-go (1.24 or later fetches the toolchain that go.mod names)" >&2
+    echo "build.sh: go is not installed: './x test' brings it, or install Go 1.26 or later" >&2
     exit 1
 fi
 

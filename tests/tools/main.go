@@ -6,12 +6,11 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"maps"
 )
 
 // programs maps the name a program is called by to its entry point, which returns the exit code.

@@ -19,7 +19,7 @@ use crate::kinds::Registry;
 use crate::rest::{self, Params, Part, Shape, Target, read, watch, write};
 use crate::service::Allocated;
 use crate::status::ApiError;
-use crate::store::{self, RedbStore};
+use crate::store::{self, Bound, HISTORY_BYTES, RedbStore};
 
 /// How long a write may wait for its turn and the disk.
 const WRITE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
@@ -45,7 +45,11 @@ impl Api {
         let registry = Registry::new(&config.crds)?;
         let allocated = Allocated::new(&config.service_cidrs)?;
         let limits = &config.limits;
-        let store = store::open(&config.data_dir, limits.history)?;
+        let history = Bound {
+            changes: limits.history.max(1),
+            bytes: HISTORY_BYTES,
+        };
+        let store = store::open(&config.data_dir, history)?;
         let failed = |detail: String| OpenError::Store {
             path: config.data_dir.join("objects.redb"),
             detail,
@@ -55,7 +59,7 @@ impl Api {
             .iter()
             .map(|kind| kind.resource.clone())
             .collect();
-        let (shared, jobs, mut writer) = engine::open(store, &resources, limits.history, allocated)
+        let (shared, jobs, mut writer) = engine::open(store, &resources, history, allocated)
             .map_err(|error| failed(error.to_string()))?;
         for op in write::default_namespaces(&registry) {
             match writer.apply(op) {

@@ -16,7 +16,6 @@ mod tx;
 mod writer;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::Bound;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde_json::Value;
@@ -25,6 +24,7 @@ use tokio::sync::{oneshot, watch};
 pub(crate) use self::tx::Tx;
 pub(crate) use self::writer::{Writer, open};
 use crate::status::ApiError;
+use crate::store::Bound;
 
 /// What a write did.
 #[derive(Debug, Clone)]
@@ -57,8 +57,9 @@ pub(crate) struct Event {
     pub(crate) revision: u64,
     pub(crate) namespace: String,
     pub(crate) after: Option<Arc<Value>>,
-    /// Carries the revision of the change, so that it can be sent as the last state of a deleted object.
     pub(crate) before: Option<Arc<Value>>,
+    /// Size of both as JSON.
+    pub(crate) bytes: usize,
 }
 
 /// Objects by namespace and name.
@@ -67,6 +68,8 @@ type Objects = BTreeMap<(String, String), Arc<Value>>;
 struct Resource {
     objects: Objects,
     window: VecDeque<Arc<Event>>,
+    /// Size of the window's objects as JSON.
+    bytes: usize,
     /// Changes up to and including this revision may have left the window.
     floor: u64,
     changed: watch::Sender<u64>,
@@ -80,7 +83,7 @@ struct State {
 /// What readers and the writer share.
 pub(crate) struct Shared {
     state: RwLock<State>,
-    history: usize,
+    history: Bound,
 }
 
 /// A watch asked for changes that are no longer known, or not yet.
@@ -146,11 +149,13 @@ impl Shared {
             return page;
         };
         let start = match (after, namespace) {
-            (Some(key), _) => Bound::Excluded(key),
-            (None, Some(namespace)) => Bound::Included((namespace.to_owned(), String::new())),
-            (None, None) => Bound::Unbounded,
+            (Some(key), _) => std::ops::Bound::Excluded(key),
+            (None, Some(namespace)) => {
+                std::ops::Bound::Included((namespace.to_owned(), String::new()))
+            }
+            (None, None) => std::ops::Bound::Unbounded,
         };
-        for (key, object) in table.objects.range((start, Bound::Unbounded)) {
+        for (key, object) in table.objects.range((start, std::ops::Bound::Unbounded)) {
             if namespace.is_some_and(|namespace| namespace != key.0) {
                 break;
             }
@@ -211,7 +216,7 @@ impl State {
         namespace: &str,
         name: &str,
         event: Event,
-        history: usize,
+        history: Bound,
     ) {
         self.revision = event.revision;
         let table = self
@@ -223,10 +228,12 @@ impl State {
             Some(object) => table.objects.insert(key, object.clone()),
             None => table.objects.remove(&key),
         };
+        table.bytes += event.bytes;
         table.window.push_back(Arc::new(event));
-        while table.window.len() > history {
+        while history.exceeded(table.window.len(), table.bytes) {
             if let Some(oldest) = table.window.pop_front() {
                 table.floor = oldest.revision;
+                table.bytes -= oldest.bytes;
             }
         }
     }
@@ -237,6 +244,7 @@ impl Resource {
         Self {
             objects: Objects::new(),
             window: VecDeque::new(),
+            bytes: 0,
             floor: 0,
             changed: watch::Sender::new(0),
         }

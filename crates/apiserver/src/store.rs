@@ -95,7 +95,25 @@ pub(crate) trait Store: Send {
     fn commit(&mut self, changes: &[Change]) -> Result<u64, StoreError>;
 }
 
-/// Opens the default store in `data_dir`, keeping `history` changes per resource.
-pub(crate) fn open(data_dir: &Path, history: usize) -> Result<RedbStore, OpenError> {
+/// Bytes of remembered changes per resource, objects before and after together: large objects that change often would
+/// otherwise fill disk and memory with their past.
+pub(crate) const HISTORY_BYTES: usize = 8 * 1024 * 1024;
+
+/// What a resource's history may grow to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bound {
+    pub(crate) changes: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Bound {
+    /// Whether a history of `changes` and `bytes` must forget its oldest change. The latest is always kept.
+    pub(crate) const fn exceeded(self, changes: usize, bytes: usize) -> bool {
+        changes > 1 && (changes > self.changes || bytes > self.bytes)
+    }
+}
+
+/// Opens the default store in `data_dir`, keeping changes of each resource up to `history`.
+pub(crate) fn open(data_dir: &Path, history: Bound) -> Result<RedbStore, OpenError> {
     RedbStore::open(&data_dir.join("objects.redb"), history)
 }

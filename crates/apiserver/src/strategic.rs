@@ -6,6 +6,8 @@
 //! One difference on purpose: ports of a Service are told apart by port *and protocol* as soon as a port number occurs
 //! twice. Kubernetes uses the number alone and so turns 53/TCP into 53/UDP when 53/UDP is added (kubernetes #39188).
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use crate::schema::{MergeList, Schema};
@@ -223,10 +225,11 @@ fn protocol(port: &Value) -> &str {
 }
 
 fn has_twins(key: &str, items: &[Value]) -> bool {
-    items.iter().enumerate().any(|(n, item)| {
-        let value = item.get(key);
-        value.is_some() && items[..n].iter().any(|other| other.get(key) == value)
-    })
+    let mut seen = HashSet::with_capacity(items.len());
+    let values = items.iter().filter_map(|item| item.get(key));
+    values
+        .map(Value::to_string)
+        .any(|value| !seen.insert(value))
 }
 
 /// Puts the items that `order` names into its order; the others stay where they are.

@@ -4,7 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::object;
 use crate::service::Allocated;
-use crate::store::{Change, History, Key, PastChange, Record, Store, StoreError};
+use crate::store::{Bound, Change, History, Key, PastChange, Record, Store, StoreError};
 
 /// A store in memory that can be told to fail, before or after it has kept the batch.
 #[derive(Default)]
@@ -132,7 +132,10 @@ fn engine(history: usize) -> (Arc<Shared>, Writer<Memory>) {
     let (shared, _jobs, writer) = open(
         store,
         &[resource()],
-        history,
+        Bound {
+            changes: history,
+            bytes: usize::MAX,
+        },
         Allocated::new(&[cidr]).unwrap(),
     )
     .unwrap();

@@ -11,7 +11,7 @@ use super::{Event, Job, Op, Outcome, Resource, Shared, State, Tx};
 use crate::object;
 use crate::service::Allocated;
 use crate::status::ApiError;
-use crate::store::{Change, Store, StoreError};
+use crate::store::{Bound, Change, PastChange, Store, StoreError};
 
 /// Writes that may wait for the disk. With the batch below, a full queue is a few commits, well under a second.
 const WRITE_QUEUE: usize = 256;
@@ -35,7 +35,7 @@ pub(crate) type Opened<S> = (Arc<Shared>, mpsc::Sender<Job>, Writer<S>);
 pub(crate) fn open<S: Store>(
     store: S,
     resources: &[Arc<str>],
-    history: usize,
+    history: Bound,
     allocated: Allocated,
 ) -> Result<Opened<S>, StoreError> {
     let mut state = State {
@@ -51,7 +51,10 @@ pub(crate) fn open<S: Store>(
             .or_insert_with(Resource::new);
         table.floor = past.floor;
         for change in past.changes {
+            let bytes = size_of_past(&change);
+            table.bytes += bytes;
             table.window.push_back(Arc::new(Event {
+                bytes,
                 revision: change.revision,
                 namespace: change.key.namespace,
                 after: decode(change.value.as_deref(), change.revision)?,
@@ -146,7 +149,14 @@ impl<S: Store> Writer<S> {
         };
         match committed {
             Ok(_) => {
-                let staged = std::mem::take(&mut tx.staged);
+                let size = |json: &Option<Vec<u8>>| json.as_ref().map_or(0, Vec::len);
+                let sizes = changes
+                    .iter()
+                    .map(|change| size(&change.value) + size(&change.previous));
+                let staged = std::mem::take(&mut tx.staged)
+                    .into_iter()
+                    .zip(sizes)
+                    .collect();
                 drop(tx);
                 self.publish(staged);
                 for (reply, result, _) in answers {
@@ -165,21 +175,18 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    fn publish(&self, staged: Vec<Staged>) {
+    /// Shows committed changes, each with its size.
+    fn publish(&self, staged: Vec<(Staged, usize)>) {
         let mut state = self.shared.write();
         let mut touched: Vec<Arc<str>> = Vec::new();
-        for Staged { key, before, after } in staged {
+        for (Staged { key, before, after }, bytes) in staged {
             let revision = state.revision + 1;
-            let before = before.map(|object| {
-                let mut last = (*object).clone();
-                object::set_revision(&mut last, revision);
-                Arc::new(last)
-            });
             let event = Event {
                 revision,
                 namespace: key.namespace.clone(),
                 after,
                 before,
+                bytes,
             };
             state.publish(
                 &key.resource,
@@ -218,15 +225,19 @@ impl<S: Store> Writer<S> {
             missed.sort_by_key(|change| change.revision);
             let mut staged = Vec::with_capacity(missed.len());
             for change in missed {
+                let bytes = size_of_past(&change);
                 let before = decode(change.previous.as_deref(), change.revision)?;
                 let after = decode(change.value.as_deref(), change.revision)?;
                 self.allocated
                     .replace(&change.key, before.as_deref(), after.as_deref());
-                staged.push(Staged {
-                    key: change.key,
-                    before,
-                    after,
-                });
+                staged.push((
+                    Staged {
+                        key: change.key,
+                        before,
+                        after,
+                    },
+                    bytes,
+                ));
             }
             self.publish(staged);
         }
@@ -251,6 +262,11 @@ fn change_of(staged: &Staged) -> Change {
         value: bytes(&staged.after),
         previous: bytes(&staged.before),
     }
+}
+
+fn size_of_past(change: &PastChange) -> usize {
+    let size = |json: &Option<Vec<u8>>| json.as_ref().map_or(0, Vec::len);
+    size(&change.value) + size(&change.previous)
 }
 
 fn refusal(error: &StoreError) -> ApiError {

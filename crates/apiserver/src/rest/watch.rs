@@ -20,6 +20,7 @@ use super::{Params, Shape, Target, view};
 use crate::api::Api;
 use crate::clock;
 use crate::engine::{Event, Gone, Shared};
+use crate::object;
 use crate::selector::Selector;
 use crate::status::ApiError;
 use crate::table;
@@ -236,7 +237,12 @@ impl Watch {
         match (kept(&event.before), kept(&event.after)) {
             (None, Some(object)) => self.frame(frames, "ADDED", &object),
             (Some(_), Some(object)) => self.frame(frames, "MODIFIED", &object),
-            (Some(object), None) => self.frame(frames, "DELETED", &object),
+            (Some(object), None) => {
+                // The last state, with the revision of the deletion: a watch resumes after it.
+                let mut last = (*object).clone();
+                object::set_revision(&mut last, event.revision);
+                self.frame(frames, "DELETED", &last);
+            }
             (None, None) => {}
         }
     }

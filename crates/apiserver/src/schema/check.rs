@@ -2,6 +2,7 @@
 //!
 //! Messages follow kube-openapi's validation, where the field is named twice on purpose: kubectl prints the message alone.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Value, json};
@@ -28,7 +29,7 @@ impl Schema {
         }
         match value {
             Value::Object(fields) => self.check_object(value, fields, path, causes),
-            Value::Array(items) => self.check_array(value, items, path, causes),
+            Value::Array(items) => self.check_array(items, path, causes),
             Value::String(text) => self.check_string(value, text, path, causes),
             Value::Number(number) => self.check_number(value, number, path, causes),
             Value::Bool(_) | Value::Null => {}
@@ -102,7 +103,7 @@ impl Schema {
         }
     }
 
-    fn check_array(&self, value: &Value, items: &[Value], path: &str, causes: &mut Vec<Cause>) {
+    fn check_array(&self, items: &[Value], path: &str, causes: &mut Vec<Cause>) {
         let n = items.len() as u64;
         if let Some(least) = self.min_items.filter(|&least| n < least) {
             let detail = format!("{path} in body should have at least {least} items");
@@ -112,23 +113,22 @@ impl Schema {
             causes.push(Cause::too_many(path, items.len(), most));
         }
         if (self.unique_items || self.list_set)
-            && has_twin(items, |item| Some(item.clone())).is_some()
+            && let Some(twin) = twin(items, Value::to_string)
         {
-            let twin = has_twin(items, |item| Some(item.clone())).unwrap_or_default();
             causes.push(Cause::duplicate(&format!("{path}[{twin}]"), &items[twin]));
         }
         if !self.list_map_keys.is_empty() {
             let key = |item: &Value| {
                 let keys = self.list_map_keys.iter();
-                Some(Value::Object(
+                Value::Object(
                     keys.filter_map(|key| Some((key.clone(), item.get(key)?.clone())))
                         .collect(),
-                ))
+                )
             };
-            if let Some(twin) = has_twin(items, key) {
+            if let Some(twin) = twin(items, |item| key(item).to_string()) {
                 causes.push(Cause::duplicate(
                     &format!("{path}[{twin}]"),
-                    &key(&items[twin]).unwrap_or_else(|| value.clone()),
+                    &key(&items[twin]),
                 ));
             }
         }
@@ -245,9 +245,9 @@ fn is_integer(value: &Value) -> bool {
 }
 
 /// The index of the first item whose key an earlier item has.
-fn has_twin(items: &[Value], key: impl Fn(&Value) -> Option<Value>) -> Option<usize> {
-    let keys: Vec<Option<Value>> = items.iter().map(key).collect();
-    (1..keys.len()).find(|&n| keys[..n].contains(&keys[n]))
+fn twin(items: &[Value], key: impl Fn(&Value) -> String) -> Option<usize> {
+    let mut seen = HashSet::with_capacity(items.len());
+    items.iter().position(|item| !seen.insert(key(item)))
 }
 
 /// Formats that apiextensions-apiserver checks and our CRDs use; others are only documentation.

@@ -1,5 +1,6 @@
 //! What is refused in a Service. Source: kubernetes/pkg/apis/core/validation, ValidateService and ValidateServiceUpdate.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -76,15 +77,24 @@ fn holder(service: &Value) -> (&str, &str) {
     (object::meta(service, "namespace"), object::name(service))
 }
 
+/// What earlier ports of the same Service have.
+#[derive(Default)]
+struct Seen {
+    names: HashSet<String>,
+    ports: HashSet<(String, String)>,
+    node_ports: HashSet<(String, String)>,
+}
+
 fn check_ports(new: &Value, allocated: &Allocated, causes: &mut Vec<Cause>) {
     let ports = list(new, "/spec/ports");
     let kind = text(new, "/spec/type");
     if ports.is_empty() && kind != "ExternalName" && !is_headless(new) {
         causes.push(Cause::required("spec.ports", ""));
     }
+    let mut seen = Seen::default();
     for (n, port) in ports.iter().enumerate() {
         let field = |name: &str| format!("spec.ports[{n}].{name}");
-        check_port_name(ports, n, port, &field("name"), causes);
+        check_port_name(ports.len() == 1, port, &field("name"), &mut seen, causes);
         match port.get("port") {
             None => causes.push(Cause::required(&field("port"), "")),
             Some(number) if !is_port(number) => {
@@ -111,58 +121,65 @@ fn check_ports(new: &Value, allocated: &Allocated, causes: &mut Vec<Cause>) {
             }
             _ => {}
         }
-        let same =
-            |other: &Value| other.get("port") == port.get("port") && other["protocol"] == *protocol;
-        if ports[..n].iter().any(same) {
+        if !seen
+            .ports
+            .insert((port["port"].to_string(), protocol.to_string()))
+        {
             let twin = json!({ "port": port["port"], "protocol": protocol });
             causes.push(Cause::duplicate(&format!("spec.ports[{n}]"), &twin));
         }
-        check_node_port(new, ports, n, allocated, causes);
+        check_node_port(new, port, &field("nodePort"), allocated, &mut seen, causes);
     }
 }
 
-fn check_port_name(ports: &[Value], n: usize, port: &Value, field: &str, causes: &mut Vec<Cause>) {
+fn check_port_name(
+    only: bool,
+    port: &Value,
+    field: &str,
+    seen: &mut Seen,
+    causes: &mut Vec<Cause>,
+) {
     let name = text(port, "/name");
     if name.is_empty() {
-        if ports.len() > 1 {
+        if !only {
             causes.push(Cause::required(field, ""));
         }
         return;
     }
     if let Err(detail) = names::label(name) {
         causes.push(Cause::invalid(field, &json!(name), &detail));
-    } else if ports[..n].iter().any(|other| text(other, "/name") == name) {
+    } else if !seen.names.insert(name.to_owned()) {
         causes.push(Cause::duplicate(field, &json!(name)));
     }
 }
 
 fn check_node_port(
     new: &Value,
-    ports: &[Value],
-    n: usize,
+    port: &Value,
+    field: &str,
     allocated: &Allocated,
+    seen: &mut Seen,
     causes: &mut Vec<Cause>,
 ) {
-    let Some(value) = ports[n].get("nodePort") else {
+    let Some(value) = port.get("nodePort") else {
         return;
     };
-    let field = format!("spec.ports[{n}].nodePort");
     let kind = text(new, "/spec/type");
     if !matches!(kind, "NodePort" | "LoadBalancer") {
         causes.push(Cause::forbidden(
-            &field,
+            field,
             &format!("may not be used when `type` is '{kind}'"),
         ));
         return;
     }
-    let protocol = text(&ports[n], "/protocol");
-    let twin = |other: &Value| {
-        other.get("nodePort") == Some(value) && text(other, "/protocol") == protocol
-    };
-    if ports[..n].iter().any(twin) {
-        causes.push(Cause::duplicate(&field, value));
+    let protocol = text(port, "/protocol");
+    if !seen
+        .node_ports
+        .insert((value.to_string(), protocol.to_owned()))
+    {
+        causes.push(Cause::duplicate(field, value));
     }
-    check_node_port_number(new, value, protocol, &field, allocated, causes);
+    check_node_port_number(new, value, protocol, field, allocated, causes);
 }
 
 fn check_node_port_number(

@@ -13,13 +13,15 @@ use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::{Change, History, Key, PastChange, Record, Store, StoreError};
+use super::{Bound, Change, History, Key, PastChange, Record, Store, StoreError};
 use crate::config::OpenError;
 
 /// Raised when the tables change shape; an older file is then converted in `open`.
 const FORMAT: u64 = 1;
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
+/// Changes and bytes in the history of each resource.
+type Sizes = HashMap<String, (usize, usize)>;
 type Past<'a> = (&'a str, &'a str, &'a [u8], &'a [u8]);
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -32,13 +34,13 @@ const FLOORS: TableDefinition<'_, &str, u64> = TableDefinition::new("floors");
 pub(crate) struct RedbStore {
     path: PathBuf,
     db: Option<Database>,
-    keep: usize,
-    /// Length of each resource's history, so that a commit need not count.
-    kept: HashMap<String, usize>,
+    bound: Bound,
+    /// Changes and bytes of each resource's history, so that a commit need not count.
+    kept: Sizes,
 }
 
 impl RedbStore {
-    pub(crate) fn open(path: &Path, keep: usize) -> Result<Self, OpenError> {
+    pub(crate) fn open(path: &Path, bound: Bound) -> Result<Self, OpenError> {
         let failed = |error: &dyn std::fmt::Display| OpenError::Store {
             path: path.to_owned(),
             detail: error.to_string(),
@@ -55,7 +57,7 @@ impl RedbStore {
         let mut store = Self {
             path: path.to_owned(),
             db: Some(db),
-            keep: keep.max(1),
+            bound,
             kept: HashMap::new(),
         };
         let found = store.prepare().map_err(|error| failed(&error))?;
@@ -96,13 +98,16 @@ impl RedbStore {
         Ok(FORMAT)
     }
 
-    fn count(&self) -> Result<HashMap<String, usize>, StoreError> {
+    fn count(&self) -> Result<Sizes, StoreError> {
         let txn = self.db()?.begin_read().map_err(failed)?;
         let history = txn.open_table(HISTORY).map_err(failed)?;
         let mut kept = HashMap::new();
         for row in history.iter().map_err(failed)? {
-            let (key, _) = row.map_err(failed)?;
-            *kept.entry(key.value().0.to_owned()).or_default() += 1;
+            let (key, value) = row.map_err(failed)?;
+            let (n, bytes) = kept.entry(key.value().0.to_owned()).or_insert((0, 0));
+            let (_, _, after, before) = value.value();
+            *n += 1;
+            *bytes += after.len() + before.len();
         }
         Ok(kept)
     }
@@ -113,7 +118,7 @@ impl RedbStore {
         })
     }
 
-    fn try_commit(&self, changes: &[Change]) -> Result<(u64, HashMap<String, usize>), StoreError> {
+    fn try_commit(&self, changes: &[Change]) -> Result<(u64, Sizes), StoreError> {
         let txn = self.db()?.begin_write().map_err(failed)?;
         let mut kept = HashMap::new();
         let first = {
@@ -151,22 +156,19 @@ impl RedbStore {
                     .insert((resource, revision), (namespace, name, after, before))
                     .map_err(failed)?;
 
-                let n = kept
+                let (n, bytes) = kept
                     .entry(resource.to_owned())
-                    .or_insert_with(|| self.kept.get(resource).copied().unwrap_or(0));
+                    .or_insert_with(|| self.kept.get(resource).copied().unwrap_or_default());
                 *n += 1;
-                while *n > self.keep {
-                    let oldest = history
-                        .range((resource, 0)..=(resource, revision))
-                        .map_err(failed)?
-                        .next()
-                        .transpose()
-                        .map_err(failed)?
-                        .map(|(key, _)| key.value().1);
-                    let Some(oldest) = oldest else { break };
+                *bytes += after.len() + before.len();
+                while self.bound.exceeded(*n, *bytes) {
+                    let Some((oldest, freed)) = oldest(&history, resource)? else {
+                        break;
+                    };
                     history.remove((resource, oldest)).map_err(failed)?;
                     floors.insert(resource, oldest).map_err(failed)?;
                     *n -= 1;
+                    *bytes -= freed;
                 }
             }
             meta.insert("revision", revision).map_err(failed)?;
@@ -275,6 +277,22 @@ impl Store for RedbStore {
             }
         }
     }
+}
+
+/// The oldest remembered change of a resource: its revision and its size.
+fn oldest(
+    history: &redb::Table<'_, (&str, u64), Past<'_>>,
+    resource: &str,
+) -> Result<Option<(u64, usize)>, StoreError> {
+    let mut rows = history
+        .range((resource, 0)..=(resource, u64::MAX))
+        .map_err(failed)?;
+    let Some(row) = rows.next() else {
+        return Ok(None);
+    };
+    let (key, value) = row.map_err(failed)?;
+    let (_, _, after, before) = value.value();
+    Ok(Some((key.value().1, after.len() + before.len())))
 }
 
 fn path_of(key: &Key) -> String {

@@ -1,5 +1,6 @@
 //! What each built-in kind demands besides its schema. Source: kubernetes/pkg/apis/*/validation.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
@@ -210,13 +211,12 @@ fn check_slice_ports(ports: &[Value], causes: &mut Vec<Cause>) {
         causes.push(Cause::too_many("ports", ports.len(), SLICE_PORTS as u64));
         return;
     }
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     for (n, port) in ports.iter().enumerate() {
         let name = text(port, "/name");
-        if seen.contains(&name) {
+        if !seen.insert(name) {
             causes.push(Cause::duplicate(&format!("ports[{n}].name"), &json!(name)));
         }
-        seen.push(name);
         if !name.is_empty()
             && let Err(detail) = names::label(name)
         {

@@ -17,6 +17,13 @@ fn put(key: &Key, expected: Option<u64>, value: &str) -> Change {
     }
 }
 
+fn bound(changes: usize) -> Bound {
+    Bound {
+        changes,
+        bytes: 1000,
+    }
+}
+
 fn get(store: &RedbStore, key: &Key) -> Option<Record> {
     store
         .list()
@@ -31,13 +38,13 @@ fn what_was_committed_is_there_after_a_restart() {
     let path = dir.path().join("objects.redb");
     let a = key("services", "a");
     let first = {
-        let mut store = RedbStore::open(&path, 10).unwrap();
+        let mut store = RedbStore::open(&path, bound(10)).unwrap();
         store
             .commit(&[put(&a, None, "1"), put(&key("services", "b"), None, "2")])
             .unwrap()
     };
     assert_eq!(first, 2, "a new store is at revision 1");
-    let store = RedbStore::open(&path, 10).unwrap();
+    let store = RedbStore::open(&path, bound(10)).unwrap();
     assert_eq!(store.revision().unwrap(), 3);
     assert_eq!(
         get(&store, &a),
@@ -53,7 +60,7 @@ fn what_was_committed_is_there_after_a_restart() {
 #[test]
 fn a_race_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = RedbStore::open(&dir.path().join("o"), 10).unwrap();
+    let mut store = RedbStore::open(&dir.path().join("o"), bound(10)).unwrap();
     let (a, b) = (key("services", "a"), key("services", "b"));
     store.commit(&[put(&a, None, "1")]).unwrap();
     let result = store.commit(&[put(&b, None, "1"), put(&a, Some(7), "2")]);
@@ -71,7 +78,7 @@ fn history_is_bounded_per_resource_and_its_floor_survives() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("o");
     {
-        let mut store = RedbStore::open(&path, 3).unwrap();
+        let mut store = RedbStore::open(&path, bound(3)).unwrap();
         let mut at = None;
         store
             .commit(&[put(&key("services", "quiet"), None, "q")])
@@ -84,7 +91,7 @@ fn history_is_bounded_per_resource_and_its_floor_survives() {
             );
         }
     }
-    let store = RedbStore::open(&path, 3).unwrap();
+    let store = RedbStore::open(&path, bound(3)).unwrap();
     let busy = store.history("leases").unwrap();
     assert_eq!(
         busy.changes.iter().map(|c| c.revision).collect::<Vec<_>>(),
@@ -99,14 +106,14 @@ fn history_is_bounded_per_resource_and_its_floor_survives() {
 fn a_file_of_a_later_format_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("o");
-    drop(RedbStore::open(&path, 3).unwrap());
+    drop(RedbStore::open(&path, bound(3)).unwrap());
     {
         let db = Database::open(&path).unwrap();
         let txn = db.begin_write().unwrap();
         txn.open_table(META).unwrap().insert("format", 99).unwrap();
         txn.commit().unwrap();
     }
-    let Err(error) = RedbStore::open(&path, 3) else {
+    let Err(error) = RedbStore::open(&path, bound(3)) else {
         panic!("opened a file of format 99")
     };
     assert_eq!(error.reason(), "ApiStoreFormat");
@@ -117,9 +124,38 @@ fn a_file_of_a_later_format_is_refused_by_name() {
 fn two_processes_cannot_share_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("o");
-    let _open = RedbStore::open(&path, 3).unwrap();
-    let Err(error) = RedbStore::open(&path, 3) else {
+    let _open = RedbStore::open(&path, bound(3)).unwrap();
+    let Err(error) = RedbStore::open(&path, bound(3)) else {
         panic!("opened twice")
     };
     assert_eq!(error.reason(), "ApiStoreBusy");
+}
+
+#[test]
+fn history_is_bounded_in_bytes_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("o");
+    let large = "x".repeat(400);
+    let mut store = RedbStore::open(&path, bound(100)).unwrap();
+    let mut at = None;
+    for _ in 0..5 {
+        at = Some(
+            store
+                .commit(&[put(&key("secrets", "large"), at, &large)])
+                .unwrap(),
+        );
+    }
+    assert_eq!(store.history("secrets").unwrap().changes.len(), 2);
+    // The sizes are counted again at the next start.
+    drop(store);
+    let mut store = RedbStore::open(&path, bound(100)).unwrap();
+    store
+        .commit(&[put(&key("secrets", "large"), at, &"x".repeat(5000))])
+        .unwrap();
+    let history = store.history("secrets").unwrap();
+    assert_eq!(
+        (history.changes.len(), history.floor),
+        (1, 6),
+        "the latest is kept, whatever its size"
+    );
 }
