@@ -81,8 +81,13 @@ fn backends_resolve_by_link_by_gateway_and_not_at_all() {
             &[],
         );
         with_resolver(wish, async |_, network| {
-            let settled =
-                |n: &Network| n.hops.len() == 7 && !n.hops.values().any(|h| *h == Hop::Pending);
+            // IPv6 needs a moment: a fresh interface asks nobody before its own address is proven.
+            let settled = |n: &Network| {
+                let six = n.hops.get(&addr("2001:db8::9"));
+                n.hops.len() == 7
+                    && !n.hops.values().any(|h| *h == Hop::Pending)
+                    && matches!(six, Some(Hop::Resolved { .. }))
+            };
             let network = until(network, settled).await;
             let (&ifindex, interface) = network.interfaces.first_key_value().unwrap();
             assert_eq!(network.interfaces.len(), 1);
