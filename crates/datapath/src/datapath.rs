@@ -4,11 +4,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use fairlead_abi::maps::slots;
+use aya::programs::ProgramFd;
+use fairlead_abi::maps::{Kind, slots};
 use fairlead_abi::{flow, lb};
 
 use crate::bpffs::PinDir;
-use crate::layout::{self, DIRECTORY_PREFIX};
+use crate::layout::{self, DIRECTORY_PREFIX, Spec};
 use crate::links::{Acceleration, Attached, Links};
 use crate::maps::{DecapMaps, HashMap, L2Maps, LbMaps, PerCpuArray, Plain, Window};
 use crate::object::{MapLayout, ProgramCost, ProgramSet, Role};
@@ -53,6 +54,7 @@ impl DatapathConfig {
 /// earlier process's programs, with the same maps if the layout is the same.
 pub struct Datapath {
     pins: PinDir,
+    specs: Vec<Spec>,
     layout_dir: PathBuf,
     set: ProgramSet,
     links: Links,
@@ -76,6 +78,7 @@ impl Datapath {
         (slots::SNAT, "lb_snat"),
         (slots::L2, "l2_respond"),
         (slots::ICMP, "lb_icmp"),
+        (slots::ICMP_SNAT, "lb_icmp_snat"),
     ];
 
     /// Loads the programs over the maps pinned by an earlier process, or over new ones. Nothing is attached yet.
@@ -93,6 +96,7 @@ impl Datapath {
         let (lb, l2) = (lb_maps(&set, cfg)?, l2_maps(&set)?);
         Ok(Self {
             pins,
+            specs: role.specs,
             layout_dir,
             set,
             links,
@@ -151,6 +155,28 @@ impl Datapath {
     /// Runs one of the programs on a packet, through the kernel's test-run, with the maps as they are.
     pub fn test_run(&self, program: &str, packet: &[u8]) -> Result<Run, DatapathError> {
         test_run::run(self.set.xdp(program), program, packet)
+    }
+}
+
+impl Datapath {
+    /// Name, size and pin of the maps that the benchmark's programs share.
+    pub(crate) fn shared_maps(&self) -> impl Iterator<Item = (&'static str, u32, PathBuf)> {
+        let shared = self
+            .specs
+            .iter()
+            .filter(|spec| spec.row.kind != Kind::ProgArray);
+        shared.map(|spec| {
+            (
+                spec.row.name,
+                spec.max_entries,
+                self.layout_dir.join(spec.row.name),
+            )
+        })
+    }
+
+    /// The program that is attached to interfaces.
+    pub(crate) fn entry_fd(&self) -> Result<ProgramFd, DatapathError> {
+        self.set.entry_fd()
     }
 }
 

@@ -11,6 +11,7 @@
 //!
 //! Features work with [`maps`], whose types exist without a kernel too.
 
+pub mod bench;
 mod bpffs;
 mod datapath;
 mod error;

@@ -102,6 +102,13 @@ impl ProgramSet {
         })
     }
 
+    /// Another descriptor of the entry program.
+    pub(crate) fn entry_fd(&self) -> Result<ProgramFd, DatapathError> {
+        let failed =
+            |source| DatapathError::pin("duplicating a program's descriptor", "entry", source);
+        self.entry.try_clone().map_err(failed)
+    }
+
     pub(crate) fn entry(&self) -> BorrowedFd<'_> {
         self.entry.as_fd()
     }
@@ -233,21 +240,27 @@ fn open_maps(ebpf: &Ebpf, role: &Role) -> Result<BTreeMap<&'static str, OwnedFd>
     let mut maps = BTreeMap::new();
     for spec in &role.specs {
         let name = spec.row.name;
-        let data = ebpf
-            .map(name)
-            .and_then(map_data)
-            .ok_or_else(|| missing("map", name))?;
-        spec.check(data.fd().as_fd())?;
-        let fd =
-            data.fd().as_fd().try_clone_to_owned().map_err(|source| {
-                DatapathError::pin("duplicating a map's descriptor", name, source)
-            })?;
+        let fd = map_fd(ebpf, name)?;
+        spec.check(fd.as_fd())?;
         maps.insert(name, fd);
     }
     Ok(maps)
 }
 
-fn program_fd(ebpf: &Ebpf, name: &'static str) -> Result<ProgramFd, DatapathError> {
+/// A descriptor of a map of the object.
+pub(crate) fn map_fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, DatapathError> {
+    let data = ebpf
+        .map(name)
+        .and_then(map_data)
+        .ok_or_else(|| missing("map", name))?;
+    data.fd()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|source| DatapathError::pin("duplicating a map's descriptor", name, source))
+}
+
+/// A descriptor of a loaded program.
+pub(crate) fn program_fd(ebpf: &Ebpf, name: &'static str) -> Result<ProgramFd, DatapathError> {
     match ebpf.program(name) {
         Some(Program::Xdp(program)) => program
             .fd()
@@ -299,13 +312,13 @@ fn unused_progs_pin(directory: &Path) -> PathBuf {
         .expect("a directory holds finitely many names")
 }
 
-fn missing(what: &str, name: &str) -> DatapathError {
+pub(crate) fn missing(what: &str, name: &str) -> DatapathError {
     DatapathError::ObjectMalformed {
         what: format!("{what} {name} is missing"),
     }
 }
 
-fn from_ebpf(error: EbpfError) -> DatapathError {
+pub(crate) fn from_ebpf(error: EbpfError) -> DatapathError {
     match error {
         EbpfError::MapError(error) => from_map("a map", error),
         EbpfError::ProgramError(error) => from_program("a program", error),
@@ -315,7 +328,7 @@ fn from_ebpf(error: EbpfError) -> DatapathError {
     }
 }
 
-fn from_map(name: &str, error: AyaMapError) -> DatapathError {
+pub(crate) fn from_map(name: &str, error: AyaMapError) -> DatapathError {
     match error {
         AyaMapError::CreateError { name, io_error } => match io_error.raw_os_error() {
             Some(libc::EPERM) => DatapathError::NoBpfRights {
@@ -346,7 +359,7 @@ fn from_map(name: &str, error: AyaMapError) -> DatapathError {
     }
 }
 
-fn from_program(prog: &'static str, error: ProgramError) -> DatapathError {
+pub(crate) fn from_program(prog: &'static str, error: ProgramError) -> DatapathError {
     match error {
         ProgramError::LoadError {
             io_error,

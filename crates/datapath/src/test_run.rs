@@ -24,11 +24,10 @@ pub struct Run {
 }
 
 pub(crate) fn run(program: Option<&Xdp>, name: &str, packet: &[u8]) -> Result<Run, DatapathError> {
-    let failed = |source: io::Error| DatapathError::TestRun {
+    let program = program.ok_or_else(|| DatapathError::TestRun {
         prog: name.to_owned(),
-        source,
-    };
-    let program = program.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        source: io::ErrorKind::NotFound.into(),
+    })?;
     let mut out = vec![0; packet.len() + HEADROOM];
     let options = TestRunOptions {
         data_in: Some(packet),
@@ -37,7 +36,7 @@ pub(crate) fn run(program: Option<&Xdp>, name: &str, packet: &[u8]) -> Result<Ru
     };
     let result = program
         .test_run(options)
-        .map_err(|error| failed(io_error(error)))?;
+        .map_err(|error| failed(name, error))?;
     out.truncate(result.data_size_out as usize);
     Ok(Run {
         verdict: result.return_value,
@@ -46,9 +45,13 @@ pub(crate) fn run(program: Option<&Xdp>, name: &str, packet: &[u8]) -> Result<Ru
     })
 }
 
-fn io_error(error: ProgramError) -> io::Error {
-    match error {
+pub(crate) fn failed(name: &str, error: ProgramError) -> DatapathError {
+    let source = match error {
         ProgramError::SyscallError(error) => error.io_error,
         other => io::Error::other(other.to_string()),
+    };
+    DatapathError::TestRun {
+        prog: name.to_owned(),
+        source,
     }
 }
