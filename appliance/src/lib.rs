@@ -1,1 +1,21 @@
 //! API, operator and agent in one process, for machines without Kubernetes.
+//!
+//! ```text
+//!            stops last                                              stops first
+//!  first:    apiserver ◀── kube ──┬── operator ◀── manifests         agent
+//!                                 └── agent (XDP, ARP/NDP, heartbeats, local API)
+//!  joiner:   (the first one's)  ◀── kube over TLS ─────────────────  agent
+//! ```
+//!
+//! Invariant: the agent never waits for the API once it runs; with the API gone it goes on with its last complete snapshot.
+//! Read [`run`](mod@run) for the order of things, [`manifests`] for how files become objects, [`join`] for how a process finds its API.
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod join;
+pub mod manifests;
+pub mod register;
+pub mod run;
+
+pub use args::Args;
+pub use run::run;

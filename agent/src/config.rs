@@ -1,0 +1,209 @@
+//! What an agent is told: typed configuration, and how Cilium's keys become it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use fairlead_datapath::Acceleration;
+use fairlead_model::NodeName;
+use fairlead_observe::client::SOCKET_DIR;
+use fairlead_rt::{
+    Metrics,
+    settings::{self, Sources},
+};
+use serde::Deserialize;
+
+/// Where pins go unless told otherwise.
+pub const PIN_DIR: &str = "/sys/fs/bpf/fairlead";
+/// What outlives a restart but not the machine.
+pub const STATE_DIR: &str = "/var/lib/fairlead";
+
+/// What an agent is told.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// This node's name; its Node object has the same.
+    pub node: NodeName,
+    /// Interfaces that face the LAN. Empty: the one that the default route uses.
+    pub interfaces: Vec<String>,
+    /// On a BPF file system; one process at a time.
+    pub pin_dir: PathBuf,
+    /// Holds the cached heartbeat key (mode 0600).
+    pub state_dir: PathBuf,
+    /// Where the local API listens.
+    pub socket: PathBuf,
+    /// How programs attach.
+    pub acceleration: Acceleration,
+    /// Forward packets in XDP. Off: announce only and leave forwarding to kube-proxy.
+    pub is_forwarding: bool,
+    /// URL of the API server, for people.
+    pub api_server: String,
+    /// Where its metrics are registered and what the local API shows.
+    pub metrics: Metrics,
+}
+
+impl AgentConfig {
+    /// With the default folders.
+    pub fn new(node: NodeName) -> Self {
+        let socket = socket_of(&node);
+        Self {
+            node,
+            interfaces: Vec::new(),
+            pin_dir: PIN_DIR.into(),
+            state_dir: STATE_DIR.into(),
+            socket,
+            acceleration: Acceleration::default(),
+            is_forwarding: true,
+            api_server: "unknown".to_owned(),
+            metrics: Metrics::new(),
+        }
+    }
+}
+
+/// `/run/fairlead/<node>.sock`.
+pub fn socket_of(node: &NodeName) -> PathBuf {
+    Path::new(SOCKET_DIR).join(format!("{node}.sock"))
+}
+
+/// Settings by Cilium's ConfigMap keys, and ours where Cilium has none.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct AgentSettings {
+    /// Kubeconfig file; without it the service account of the pod.
+    pub k8s_kubeconfig_path: Option<PathBuf>,
+    /// Name of this node.
+    pub node_name: Option<String>,
+    /// Interfaces.
+    #[serde(deserialize_with = "settings::list")]
+    pub devices: Vec<String>,
+    /// Root of the BPF file system; pins go to `fairlead` below it.
+    pub bpf_root: Option<PathBuf>,
+    /// Folder for pins, in full.
+    pub fairlead_bpffs: Option<PathBuf>,
+    /// Folder for state.
+    pub state_dir: Option<PathBuf>,
+    /// `best-effort`, `native` or `generic`. Cilium's `disabled` (no XDP) means generic here: programs run, in the stack.
+    pub bpf_lb_acceleration: Option<String>,
+    /// Forward packets; `false` beside another CNI.
+    pub fairlead_forwarding: Option<bool>,
+    /// Socket of the local API.
+    pub fairlead_socket: Option<PathBuf>,
+}
+
+impl AgentSettings {
+    /// Reads every source.
+    ///
+    /// # Errors
+    /// Names the key and where it was set.
+    pub fn load(sources: &Sources) -> Result<Self> {
+        Ok(sources.load()?)
+    }
+
+    /// The typed configuration.
+    ///
+    /// # Errors
+    /// Names the key that cannot be used.
+    pub fn into_config(self) -> Result<AgentConfig> {
+        let name = match self.node_name {
+            Some(name) => name,
+            None => hostname()?,
+        };
+        let node = NodeName::new(&name.to_lowercase()).context("node-name")?;
+        let mut config = AgentConfig::new(node);
+        config.interfaces = self.devices;
+        if let Some(root) = self.bpf_root {
+            config.pin_dir = root.join("fairlead");
+        }
+        if let Some(dir) = self.fairlead_bpffs {
+            config.pin_dir = dir;
+        }
+        if let Some(dir) = self.state_dir {
+            config.state_dir = dir;
+        }
+        if let Some(socket) = self.fairlead_socket {
+            config.socket = socket;
+        }
+        if let Some(is_forwarding) = self.fairlead_forwarding {
+            config.is_forwarding = is_forwarding;
+        }
+        if let Some(word) = self.bpf_lb_acceleration {
+            config.acceleration = acceleration(&word)?;
+        }
+        Ok(config)
+    }
+}
+
+/// From Cilium's words.
+///
+/// # Errors
+/// Names the words that exist.
+pub fn acceleration(word: &str) -> Result<Acceleration> {
+    Ok(match word {
+        "best-effort" => Acceleration::BestEffort,
+        "native" => Acceleration::Native,
+        "generic" | "testing-only" | "disabled" => Acceleration::Generic,
+        other => bail!(
+            "bpf-lb-acceleration: `{other}` is none of best-effort, native, generic, disabled"
+        ),
+    })
+}
+
+/// This machine's name, of this UTS namespace.
+///
+/// # Errors
+/// If /proc is not mounted or the name is empty.
+pub fn hostname() -> Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .context("read the host name: set --node-name instead")?;
+    match name.trim() {
+        "" => bail!("this machine has no host name: set --node-name"),
+        name => Ok(name.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use fairlead_datapath::Acceleration;
+    use fairlead_rt::settings::Sources;
+
+    use super::AgentSettings;
+
+    fn settings(flags: &[(&str, &str)]) -> AgentSettings {
+        let flags = flags
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        AgentSettings::load(&Sources {
+            flags: flags.collect(),
+            ..Sources::default()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn cilium_s_keys_are_understood() {
+        let config = settings(&[
+            ("node-name", "LB1"),
+            ("devices", "eth0 eth1"),
+            ("bpf-root", "/sys/fs/bpf/x"),
+            ("bpf-lb-acceleration", "native"),
+            ("enable-policy", "default"),
+        ])
+        .into_config()
+        .unwrap();
+        assert_eq!(config.node.as_str(), "lb1");
+        assert_eq!(config.interfaces, ["eth0", "eth1"]);
+        assert_eq!(config.pin_dir, Path::new("/sys/fs/bpf/x/fairlead"));
+        assert_eq!(config.acceleration, Acceleration::Native);
+        assert_eq!(config.socket, Path::new("/run/fairlead/lb1.sock"));
+        assert!(config.is_forwarding);
+    }
+
+    #[test]
+    fn bad_values_name_their_key() {
+        for (key, value) in [("node-name", "no_name"), ("bpf-lb-acceleration", "warp")] {
+            let error = settings(&[(key, value)]).into_config().unwrap_err();
+            let text = format!("{error:#}");
+            assert!(text.contains(key) && text.contains(value), "{text}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The load balancer's stage: snapshots in, maps filled, then programs attached; what is in the kernel out.
+
+use std::sync::Arc;
+
+use fairlead_announcer::{policy, status::L2Status};
+use fairlead_api::watch::{Problems, SnapshotSource};
+use fairlead_datapath::LbMaps;
+use fairlead_model::{Generation, Snapshot};
+use fairlead_observe::InterfaceView;
+use fairlead_rt::{BoxError, CancellationToken, ExitError, Supervisor};
+use fairlead_xdp_lb::{
+    driver::{Config, XdpLb},
+    engine::{Announcements, Programmed},
+    network::InterfaceConfig,
+};
+use kube::Client;
+use tokio::sync::{Notify, watch};
+
+use crate::{attachments::Attachments, bridge};
+
+/// What the stage is made of.
+pub(super) struct Inputs {
+    pub(super) client: Client,
+    pub(super) interfaces: Vec<String>,
+    pub(super) is_forwarding: bool,
+    pub(super) maps: LbMaps,
+    /// Fires when the API server is back.
+    pub(super) again: Arc<Notify>,
+    pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
+    pub(super) unreadable: watch::Sender<Problems>,
+    pub(super) l2: watch::Receiver<Arc<L2Status>>,
+    /// The announcer's gate.
+    pub(super) gate: watch::Sender<policy::Programmed>,
+    pub(super) interfaces_shown: watch::Receiver<Vec<InterfaceView>>,
+    pub(super) attachments: Attachments,
+}
+
+/// The stage.
+pub(super) struct Forwarding {
+    inputs: Inputs,
+    load_balancer: XdpLb,
+    programmed: watch::Receiver<Arc<Programmed>>,
+    announcements: watch::Sender<Arc<Announcements>>,
+}
+
+impl Forwarding {
+    /// The stage and what is in the maps.
+    pub(super) fn new(inputs: Inputs) -> (Self, watch::Receiver<Arc<Programmed>>) {
+        let interfaces = inputs.interfaces.iter().map(|name| InterfaceConfig {
+            name: name.clone(),
+            forward: inputs.is_forwarding,
+            announce: true,
+        });
+        let mut config = Config::new(interfaces.collect());
+        config.pass_to_host = !inputs.is_forwarding;
+        let (announcements, announced) = watch::channel(Arc::default());
+        let snapshots = inputs.snapshot.subscribe();
+        let (load_balancer, programmed) =
+            XdpLb::new(config, inputs.maps.clone(), snapshots, announced);
+        let stage = Self {
+            inputs,
+            load_balancer,
+            programmed: programmed.clone(),
+            announcements,
+        };
+        (stage, programmed)
+    }
+
+    /// What is attached.
+    pub(super) fn interfaces(&self) -> watch::Receiver<Vec<InterfaceView>> {
+        self.inputs.interfaces_shown.clone()
+    }
+
+    /// Runs until `stop` fires; everything stays in the kernel.
+    pub(super) async fn run(self, stop: CancellationToken) -> Result<(), ExitError> {
+        let mut tasks = Supervisor::new("forwarding", stop);
+        let stop = tasks.token();
+        let Inputs {
+            client,
+            again,
+            snapshot,
+            unreadable,
+            l2,
+            gate,
+            interfaces_shown,
+            attachments,
+            ..
+        } = self.inputs;
+        let source = SnapshotSource::new(&client).again(again);
+        let problems = source.problems();
+        tasks.spawn(
+            "unreadable",
+            bridge::pass(problems, unreadable, Arc::clone, stop.clone()),
+        );
+        tasks.spawn("snapshots", follow(source, snapshot, stop.clone()));
+        tasks.spawn(
+            "announcements",
+            bridge::pass(l2, self.announcements, bridge::announcements, stop.clone()),
+        );
+        let (filled, is_filled) = watch::channel(false);
+        let has_some = |programmed: &Arc<Programmed>| programmed.generation > Generation::default();
+        tasks.spawn(
+            "filled",
+            bridge::pass(self.programmed.clone(), filled, has_some, stop.clone()),
+        );
+        tasks.spawn("attachments", attachments.run(is_filled, stop.clone()));
+        tasks.spawn(
+            "gate",
+            open(self.programmed, interfaces_shown, gate, stop.clone()),
+        );
+        tasks.spawn("xdp-lb", self.load_balancer.run(stop));
+        tasks.first_exit().await
+    }
+}
+
+/// Publishes every snapshot; the last one stays while the API server is away.
+async fn follow(
+    source: SnapshotSource,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    stop: CancellationToken,
+) -> Result<(), BoxError> {
+    let Some((snapshots, driver)) = source.ready(&stop).await else {
+        return Ok(());
+    };
+    let passed = bridge::pass(snapshots, snapshot, Arc::clone, stop.clone());
+    let (passed, Ok(())) = tokio::join!(passed, driver.run(stop));
+    passed
+}
+
+/// Announce after program (style.md I1): the gate says nothing before a program is attached to some interface.
+async fn open(
+    programmed: watch::Receiver<Arc<Programmed>>,
+    mut interfaces: watch::Receiver<Vec<InterfaceView>>,
+    gate: watch::Sender<policy::Programmed>,
+    stop: CancellationToken,
+) -> Result<(), BoxError> {
+    let attached = interfaces.wait_for(|all| all.iter().any(|i| i.xdp != "none"));
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        attached = attached => drop(attached?),
+    }
+    bridge::pass(programmed, gate, bridge::programmed, stop).await
+}

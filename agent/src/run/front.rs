@@ -1,0 +1,74 @@
+//! The stage that faces people: local API, connection to the API server, conditions on objects.
+
+use std::{sync::Arc, time::Duration};
+
+use fairlead_observe::ApiView;
+use fairlead_rt::{BoxError, CancellationToken, ExitError, Supervisor};
+use tokio::{
+    net::UnixListener,
+    sync::{Notify, watch},
+};
+
+use crate::{
+    api,
+    conditions::{self, Spoken},
+    connection,
+    views::Views,
+};
+
+/// How often conditions are judged: findings that pass within it are not worth a write.
+const JUDGE: Duration = Duration::from_secs(1);
+
+/// What the stage works with.
+pub(super) struct Front {
+    pub(super) views: Arc<Views>,
+    pub(super) api: watch::Sender<ApiView>,
+    pub(super) again: Arc<Notify>,
+}
+
+impl Front {
+    /// Runs until `stop` fires.
+    pub(super) async fn run(
+        self,
+        listener: UnixListener,
+        stop: CancellationToken,
+    ) -> Result<(), ExitError> {
+        let mut tasks = Supervisor::new("front", stop);
+        let client = self.views.client.clone();
+        let (spoken, to_write) = watch::channel(Spoken::default());
+        tasks.spawn(
+            "connection",
+            connection::watch(client.clone(), self.api, self.again, tasks.token()),
+        );
+        tasks.spawn(
+            "conditions",
+            conditions::write(client, to_write, tasks.token()),
+        );
+        tasks.spawn(
+            "judge",
+            judge(Arc::clone(&self.views), spoken, tasks.token()),
+        );
+        tasks.spawn("api", api::serve(listener, self.views, tasks.token()));
+        tasks.first_exit().await
+    }
+}
+
+/// What is found twice in a row is said: a finding that passes by itself within [`JUDGE`] is not.
+async fn judge(
+    views: Arc<Views>,
+    spoken: watch::Sender<Spoken>,
+    stop: CancellationToken,
+) -> Result<(), BoxError> {
+    let mut before = None;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(JUDGE) => {}
+        }
+        let now = views.spoken();
+        if before.as_ref() == Some(&now) && **spoken.borrow() != now {
+            spoken.send_replace(Arc::new(now.clone()));
+        }
+        before = Some(now);
+    }
+}

@@ -1,0 +1,128 @@
+//! The Node object of this machine: made when missing, its addresses kept current.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use anyhow::{Context as _, Result};
+use fairlead_model::NodeName;
+use fairlead_netlink::Netlink;
+use fairlead_rt::{BoxError, CancellationToken};
+use k8s_openapi::api::core::v1::Node;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use tracing::{info, warn};
+
+/// One API call.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(1);
+/// Addresses change rarely.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// Keeps the Node object as it should be until told to stop; an API that is away is asked again.
+///
+/// # Errors
+/// None; the signature is that of a supervised task.
+///
+/// # Cancel safety
+/// Nothing is lost.
+pub async fn keep(
+    client: Client,
+    node: NodeName,
+    interfaces: Vec<String>,
+    stop: CancellationToken,
+) -> std::result::Result<(), BoxError> {
+    let mut said = false;
+    loop {
+        let outcome = tokio::time::timeout(DEADLINE, once(&client, &node, &interfaces)).await;
+        let pause = match outcome {
+            Ok(Ok(is_new)) => {
+                said = false;
+                if is_new {
+                    info!(node = %node, "registered this node");
+                }
+                EVERY
+            }
+            Ok(Err(error)) => {
+                if !std::mem::replace(&mut said, true) {
+                    warn!(
+                        error = format!("{error:#}"),
+                        "cannot register this node yet"
+                    );
+                }
+                RETRY
+            }
+            Err(_elapsed) => {
+                if !std::mem::replace(&mut said, true) {
+                    warn!("cannot register this node yet: the API does not answer");
+                }
+                RETRY
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Makes or corrects the object; returns whether it was made.
+async fn once(client: &Client, name: &NodeName, interfaces: &[String]) -> Result<bool> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let addresses = addresses(interfaces).await?;
+    let found = nodes
+        .get_opt(name.as_str())
+        .await
+        .context("read the Node")?;
+    let is_new = found.is_none();
+    let node = match found {
+        Some(node) => node,
+        None => {
+            let mut node = Node::default();
+            node.metadata.name = Some(name.to_string());
+            node.metadata.labels = Some(BTreeMap::from([(
+                "kubernetes.io/hostname".to_owned(),
+                name.to_string(),
+            )]));
+            nodes
+                .create(&PostParams::default(), &node)
+                .await
+                .context("make the Node")?
+        }
+    };
+    let wanted: Vec<_> = addresses
+        .iter()
+        .map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}))
+        .chain([json!({"type": "Hostname", "address": name.to_string()})])
+        .collect();
+    let has = node.status.and_then(|status| status.addresses);
+    if serde_json::to_value(&has)? != json!(wanted) {
+        let patch = json!({"status": {"addresses": wanted}});
+        nodes
+            .patch_status(name.as_str(), &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .context("write the Node's addresses")?;
+    }
+    Ok(is_new)
+}
+
+/// Global addresses of the interfaces, in the kernel's order.
+async fn addresses(interfaces: &[String]) -> Result<Vec<IpAddr>> {
+    let netlink = Netlink::new();
+    let links = fairlead_agent::interfaces::resolve(netlink, interfaces).await?;
+    let all = netlink.addresses().await.context("list addresses")?;
+    let ours = all
+        .iter()
+        .filter(|a| links.iter().any(|link| link.index == a.ifindex));
+    let global = ours.filter(|a| !a.is_autojoin && is_global(a.ip));
+    Ok(global.map(|address| address.ip).collect())
+}
+
+fn is_global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !(ip.is_link_local() || ip.is_multicast()),
+        IpAddr::V6(ip) => !(ip.is_unicast_link_local() || ip.is_multicast()),
+    }
+}
