@@ -6,7 +6,7 @@
 use fairlead_abi::{
     flow::SNAT_PORT_MIN,
     l2::{HEARTBEAT_PORT, N_PEER_SLOTS, PeerKey},
-    lb::{FrontendValue, VipState, mode, vip_flags},
+    lb::{FrontendValue, VipState, frontend_flags, mode, vip_flags},
     maps::slots,
     reasons,
 };
@@ -15,7 +15,7 @@ use crate::{
     Maps, Packet, Verdict,
     output::{self, Bill},
     parse::{self, Parsed},
-    select,
+    record, select,
     snat::Work,
     transition,
     wire::{Eth, HEARTBEAT_MAC4, HEARTBEAT_MAC6, Ipv4, Ipv6, mac_eq, proto},
@@ -69,6 +69,11 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
     };
     let fe_mode = select::mode(&fe);
     if fe_mode != mode::DSR_IPIP && fe_mode != mode::DSR_L2 {
+        return Verdict::Tail(slots::SNAT);
+    }
+    if fe.flags & frontend_flags::ASK_RECORDS != 0
+        && record::find(m, &record::reply_key(h)).is_some()
+    {
         return Verdict::Tail(slots::SNAT);
     }
     let local = transition::choose(m, &fe, index, h);

@@ -215,7 +215,11 @@ fn remember<M: Maps>(m: &M, w: &mut Work) -> Result<(), u32> {
         value.state = record::after_request(flow_state::NEW, h);
         return written(m.put_record(Table::New, key, value, Insert::Any));
     }
-    let state = record::after_request(old.state, h);
+    let mut state = record::after_request(old.state, h);
+    if table == Table::Established && state == flow_state::REPLIED && !h.is_syn() {
+        // A client's port, used again while its record was there.
+        state = flow_state::ESTABLISHED;
+    }
     if table == Table::New && old.state == flow_state::REPLIED && !h.is_syn() {
         value.state = if state == flow_state::REPLIED {
             flow_state::ESTABLISHED

@@ -104,6 +104,10 @@ fn fin_of_both_sides_or_a_reset_closes_the_record() {
         // The client's next connection from the same port begins anew in the same record.
         ask(&mut w, &from_client(false, 40_000, 80, TCP, SYN));
         assert_eq!(w.snat.get(&key).unwrap().state, flow_state::NEW);
+        assert_eq!(w.run(LB, &answer(&got, SYN | ACK).build()).0, Verdict::Tx);
+        assert_eq!(w.snat.get(&key).unwrap().state, flow_state::REPLIED);
+        ask(&mut w, &from_client(false, 40_000, 80, TCP, ACK));
+        assert_eq!(w.snat.get(&key).unwrap().state, flow_state::ESTABLISHED);
     }
 }
 
@@ -284,6 +288,11 @@ fn a_frontend_on_a_live_port_asks_the_records_first() {
         let (verdict, out) = w.run(LB, &answer(&got, SYN | ACK).build());
         assert_eq!(verdict, Verdict::Tx);
         assert_eq!(see(&out).dst, client(false));
+        // A tagged one, too.
+        let frame = answer(&got, ACK).build();
+        let tagged = [&frame[..12], &[0x81, 0, 0, 7], &frame[12..]].concat();
+        let (verdict, out) = w.run(LB, &tagged);
+        assert_eq!((verdict, out[..6] == CLIENT_MAC), (Verdict::Tx, true));
         // A client of the new frontend has no such record.
         let (verdict, _) = w.run(LB, &from_client(false, 50_000, got.sport, TCP, SYN).build());
         assert_eq!((verdict, w.frontend_counter(6).packets), (Verdict::Tx, 1));
