@@ -283,7 +283,7 @@ mod tests {
         let key = vip_key4(0x0a00_0001, 80, 6);
         let (first, second) = bucket_pair4(key);
         let at = |bucket| super::Place { bucket, way: 0 };
-        let elsewhere = (0..).find(|b| *b != first && *b != second).unwrap();
+        let elsewhere = (0..9).find(|b| *b != first && *b != second).unwrap();
         assert!(!buckets.claim(key, at(elsewhere)));
         assert!(buckets.claim(key, at(second)));
         assert!(

@@ -150,6 +150,15 @@ pub fn service(service: &Service, context: &Context<'_>) -> DesiredService {
     out
 }
 
+/// How a backend is reached.
+enum Reach {
+    /// Not in this mode, or not from here: it is left out.
+    Never,
+    /// Its next hop is not known.
+    Unknown,
+    By(DesiredHop),
+}
+
 struct Builder<'a> {
     service: &'a Service,
     context: &'a Context<'a>,
@@ -202,13 +211,16 @@ impl Builder<'_> {
                 BackendState::Terminating => no_active,
                 BackendState::NotReady => false,
             };
-            if let Some(hop) = self.hop(frontend, mode, backend) {
-                wanted.push(DesiredBackend {
-                    identity: SocketAddr::new(backend.addr, backend.port),
-                    accepts_new,
-                    hop,
-                });
-            }
+            let hop = match self.hop(frontend, mode, backend) {
+                Reach::Never => continue,
+                Reach::Unknown => None,
+                Reach::By(hop) => Some(hop),
+            };
+            wanted.push(DesiredBackend {
+                identity: SocketAddr::new(backend.addr, backend.port),
+                accepts_new,
+                hop,
+            });
         }
         wanted.sort_unstable_by_key(|b| b.identity);
         wanted.dedup_by_key(|b| b.identity);
@@ -245,13 +257,8 @@ impl Builder<'_> {
         fallback
     }
 
-    /// The backend's next hop (`Some(None)`: not known), or `None` if the backend cannot be served in this mode at all.
-    fn hop(
-        &mut self,
-        frontend: Frontend,
-        mode: u64,
-        backend: &Backend,
-    ) -> Option<Option<DesiredHop>> {
+    /// Whether and how the backend can be reached in this mode.
+    fn hop(&mut self, frontend: Frontend, mode: u64, backend: &Backend) -> Reach {
         let identity = SocketAddr::new(backend.addr, backend.port);
         if mode != mode::SNAT && backend.port != frontend.port {
             let message = format!(
@@ -264,12 +271,12 @@ impl Builder<'_> {
                 identity,
                 message,
             );
-            return None;
+            return Reach::Never;
         }
         match self.context.network.hops.get(&backend.addr) {
             None | Some(Hop::Pending) => {
                 self.out.is_pending = true;
-                Some(None)
+                Reach::Unknown
             }
             Some(Hop::Local) => {
                 let message = format!(
@@ -281,7 +288,7 @@ impl Builder<'_> {
                     identity,
                     message,
                 );
-                None
+                Reach::Never
             }
             Some(Hop::Unresolved(failure)) => {
                 let message = match failure {
@@ -296,7 +303,7 @@ impl Builder<'_> {
                     identity,
                     message,
                 );
-                Some(None)
+                Reach::Unknown
             }
             Some(Hop::Resolved {
                 ifindex,
@@ -312,13 +319,13 @@ impl Builder<'_> {
         mode: u64,
         identity: SocketAddr,
         (ifindex, mac, is_on_link): (u32, MacAddr, bool),
-    ) -> Option<Option<DesiredHop>> {
+    ) -> Reach {
         if mode == mode::DSR_L2 && !is_on_link {
             let message = format!(
                 "layer-2 direct return reaches only the link itself, and {identity} is behind a gateway; it is left out"
             );
             self.refuse(ProblemReason::BackendOffLink, frontend, identity, message);
-            return None;
+            return Reach::Never;
         }
         let network = self.context.network;
         let interface = network.interfaces.get(&ifindex);
@@ -326,13 +333,9 @@ impl Builder<'_> {
             let message = format!(
                 "the interface that leads to {identity} (index {ifindex}) shares its slot of the interface table with another: recreate it to get another index"
             );
-            self.refuse(
-                ProblemReason::InterfaceSlotTaken,
-                frontend,
-                identity,
-                message,
-            );
-            return None;
+            let reason = ProblemReason::InterfaceSlotTaken;
+            self.refuse(reason, frontend, identity, message);
+            return Reach::Never;
         }
         let source4 = interface
             .and_then(|i| i.addr4)
@@ -346,7 +349,7 @@ impl Builder<'_> {
                 "packets to {identity} cannot be wrapped: the interface that leads there has no address of its family"
             );
             self.refuse(ProblemReason::NoSourceAddress, frontend, identity, message);
-            return None;
+            return Reach::Never;
         }
         if mode == mode::SNAT && !network.is_announcing(ifindex, self.context.interfaces) {
             let name = interface.map_or("?", |i| i.name.as_str());
@@ -354,19 +357,15 @@ impl Builder<'_> {
                 "{identity} is reached by {name}, where {} is not announced: its replies arrive only if its network routes the address to a node that owns it",
                 frontend.vip
             );
-            self.refuse(
-                ProblemReason::BackendOffAnnouncingInterface,
-                frontend,
-                identity,
-                message,
-            );
+            let reason = ProblemReason::BackendOffAnnouncingInterface;
+            self.refuse(reason, frontend, identity, message);
         }
         let iface = u8::try_from(iface_slot(ifindex)).expect("there are 256 slots");
-        Some(Some(DesiredHop {
+        Reach::By(DesiredHop {
             mac,
             iface,
             source4,
-        }))
+        })
     }
 
     fn refuse(

@@ -13,7 +13,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use fairlead_datapath::{LbMaps, MapError};
-use fairlead_model::{Snapshot, Vip};
+use fairlead_model::{Service, Snapshot, Vip};
 use fairlead_rt::{CancellationToken, ExitError, Supervisor, blocking, clock};
 use tokio::sync::watch;
 
@@ -51,7 +51,7 @@ impl Config {
             pass_to_host: false,
             times: Times::default(),
             sweep_every: Duration::from_secs(5),
-            audit_every: Duration::from_secs(60),
+            audit_every: Duration::from_mins(1),
             withdraw_within: Duration::from_secs(5),
         }
     }
@@ -126,6 +126,19 @@ struct Driver {
     programmed: watch::Sender<Arc<Programmed>>,
 }
 
+/// What the driver waits for.
+struct Timetable {
+    sweeps: tokio::time::Interval,
+    audits: tokio::time::Interval,
+    scanning: Option<Scanning>,
+    /// CLOCK_BOOTTIME ns.
+    wake_at: Option<u64>,
+    // A sender that is gone leaves its last word standing: what is announced and programmed goes on.
+    has_snapshots: bool,
+    has_networks: bool,
+    has_announcements: bool,
+}
+
 /// Why the driver woke.
 enum Woken {
     Stop,
@@ -142,74 +155,92 @@ impl Driver {
         let (config, maps) = (self.engine_config(), self.maps.clone());
         let engine = blocking(move || Engine::new(config, maps, clock::boottime_ns())).await;
         let mut engine = engine?;
-        let mut sweeps = tokio::time::interval(self.config.sweep_every);
-        let mut audits = tokio::time::interval(self.config.audit_every);
-        sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        audits.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // Both tick at once when new; there is nothing to sweep or compare yet.
-        sweeps.tick().await;
-        audits.tick().await;
-        let mut scanning: Option<Scanning> = None;
+        let mut timetable = Timetable {
+            // Nothing to sweep or to compare yet: the first ticks come one period from now.
+            sweeps: every(self.config.sweep_every),
+            audits: every(self.config.audit_every),
+            scanning: None,
+            wake_at: None,
+            has_snapshots: true,
+            has_networks: true,
+            has_announcements: true,
+        };
         let mut woken = Woken::Step;
-        let mut wake_at: Option<u64> = None;
         loop {
-            let outcome;
-            (engine, outcome) = match woken {
+            match woken {
                 Woken::Stop => return Ok(()),
+                Woken::Sweep => timetable.scanning = Some(self.scan(&engine)),
                 Woken::Step => {
                     let inputs = self.inputs();
-                    let (back, stepped) =
-                        on_pool(engine, move |e| e.step(&inputs, clock::boottime_ns())).await;
-                    (
-                        back,
-                        stepped.map(|(programmed, at)| {
-                            wake_at = at;
-                            Some(programmed)
-                        }),
-                    )
-                }
-                Woken::Sweep => {
-                    let (maps, question) = (self.maps.clone(), engine.question());
-                    scanning = Some(Box::pin(blocking(move || {
-                        sweep::scan(&maps, &question, clock::boottime_ns())
-                    })));
-                    (engine, Ok(None))
+                    let step = move |e: &mut Engine| e.step(&inputs, clock::boottime_ns());
+                    let done;
+                    (engine, done) = on_pool(engine, step).await;
+                    let programmed;
+                    (programmed, timetable.wake_at) = done?;
+                    self.publish(programmed);
                 }
                 Woken::Scanned(scan) => {
                     let scan = scan?;
-                    let (back, swept) =
-                        on_pool(engine, move |e| e.swept(&scan, clock::boottime_ns())).await;
+                    let conclude = move |e: &mut Engine| e.swept(&scan, clock::boottime_ns());
+                    let done;
+                    (engine, done) = on_pool(engine, conclude).await;
+                    self.publish(done?);
                     // What the sweep has freed may be what something waits for.
-                    wake_at = Some(clock::boottime_ns());
-                    (back, swept.map(Some))
+                    timetable.wake_at = Some(clock::boottime_ns());
                 }
                 Woken::Audit => {
-                    let (back, audited) = on_pool(engine, Engine::audit).await;
-                    (back, audited.map(Some))
+                    let done;
+                    (engine, done) = on_pool(engine, Engine::audit).await;
+                    self.publish(done?);
                 }
-            };
-            if let Some(programmed) = outcome? {
-                self.publish(programmed);
             }
-            let due = until(wake_at);
-            woken = tokio::select! {
-                biased;
-                () = stop.cancelled() => Woken::Stop,
-                changed = self.snapshot.changed() => self.step_or_wait(changed.is_ok()).await,
-                changed = self.network.changed() => self.step_or_wait(changed.is_ok()).await,
-                changed = self.announcements.changed() => self.step_or_wait(changed.is_ok()).await,
-                () = tokio::time::sleep(due), if wake_at.is_some() => {
-                    wake_at = None;
-                    Woken::Step
-                }
-                scan = finished(&mut scanning) => {
-                    scanning = None;
-                    Woken::Scanned(scan)
-                }
-                _ = sweeps.tick(), if scanning.is_none() => Woken::Sweep,
-                _ = audits.tick() => Woken::Audit,
-            };
+            woken = self.wait(&mut timetable, &stop).await;
         }
+    }
+
+    /// Sleeps until there is something to do.
+    async fn wait(&mut self, timetable: &mut Timetable, stop: &CancellationToken) -> Woken {
+        let Timetable {
+            sweeps,
+            audits,
+            scanning,
+            wake_at,
+            ..
+        } = timetable;
+        let is_idle = scanning.is_none();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Woken::Stop,
+            changed = self.snapshot.changed(), if timetable.has_snapshots => {
+                timetable.has_snapshots = changed.is_ok();
+                Woken::Step
+            }
+            changed = self.network.changed(), if timetable.has_networks => {
+                timetable.has_networks = changed.is_ok();
+                Woken::Step
+            }
+            changed = self.announcements.changed(), if timetable.has_announcements => {
+                timetable.has_announcements = changed.is_ok();
+                Woken::Step
+            }
+            () = tokio::time::sleep(until(*wake_at)), if wake_at.is_some() => {
+                *wake_at = None;
+                Woken::Step
+            }
+            scan = finished(scanning) => {
+                *scanning = None;
+                Woken::Scanned(scan)
+            }
+            _ = sweeps.tick(), if is_idle => Woken::Sweep,
+            _ = audits.tick() => Woken::Audit,
+        }
+    }
+
+    fn scan(&self, engine: &Engine) -> Scanning {
+        let (maps, question) = (self.maps.clone(), engine.question());
+        Box::pin(blocking(move || {
+            sweep::scan(&maps, &question, clock::boottime_ns())
+        }))
     }
 
     fn engine_config(&self) -> EngineConfig {
@@ -232,7 +263,7 @@ impl Driver {
             Wanted {
                 backends: desired::backend_addresses(&snapshot),
                 vips: ours
-                    .flat_map(|s| s.vips())
+                    .flat_map(Service::vips)
                     .collect::<std::collections::BTreeSet<Vip>>(),
             }
         };
@@ -250,15 +281,6 @@ impl Driver {
         }
     }
 
-    /// A closed channel means that its sender is going down, and we are about to be stopped too.
-    async fn step_or_wait(&self, is_open: bool) -> Woken {
-        if is_open {
-            Woken::Step
-        } else {
-            std::future::pending().await
-        }
-    }
-
     fn publish(&self, programmed: Programmed) {
         self.programmed.send_if_modified(|last| {
             let differs = **last != programmed;
@@ -268,6 +290,15 @@ impl Driver {
             differs
         });
     }
+}
+
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval_at(
+        tokio::time::Instant::from_std(clock::now()) + period,
+        period,
+    );
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Runs a part of the engine on the blocking pool.

@@ -1,7 +1,7 @@
 //! What the node's network looks like to the planner: interfaces and next hops.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -91,10 +91,13 @@ impl Network {
         for interface in first.into_iter().chain(rest) {
             let slot = iface_slot(interface.index);
             debug_assert!(slot < N_IFACES);
-            if rows.contains_key(&slot) {
-                refused.insert(interface.index);
-            } else {
-                rows.insert(slot, row(interface, configured));
+            match rows.entry(slot) {
+                Entry::Vacant(free) => {
+                    free.insert(row(interface, configured));
+                }
+                Entry::Occupied(_) => {
+                    refused.insert(interface.index);
+                }
             }
         }
         (rows, refused)

@@ -196,7 +196,7 @@ impl Node {
                 assert!(world.vip_states.set(*record, maps.vip_state.read(*record)));
             }
             MapOp::Set { place, key, .. } => {
-                self.mirror_bucket(place.bucket, matches!(key, Key::V4(_)))
+                self.mirror_bucket(place.bucket, matches!(key, Key::V4(_)));
             }
             MapOp::Clear { place, is_v4 } => self.mirror_bucket(place.bucket, *is_v4),
             MapOp::ResetStats { .. } => {}

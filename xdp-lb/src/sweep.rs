@@ -229,7 +229,7 @@ fn reply_destination(key: &SnatKey) -> Option<Frontend> {
     };
     let vip = std::net::Ipv6Addr::from(key.vip);
     Some(Frontend {
-        vip: vip.to_ipv4_mapped().map_or(vip.into(), Into::into),
+        vip: vip.to_ipv4_mapped().map_or_else(|| vip.into(), Into::into),
         protocol,
         port: u16::from_be_bytes(key.snat_port),
     })

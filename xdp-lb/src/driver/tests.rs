@@ -211,3 +211,31 @@ fn an_endpoint_change_is_in_the_map_within_milliseconds() {
         }
     });
 }
+
+#[test]
+fn it_outlives_its_sources_and_stops_when_told() {
+    on_a_lan(STATION, async |_| {
+        let maps = small_maps();
+        let (snapshots, seen) = watch::channel(snapshot(1, &["192.0.2.9"]));
+        let (announcements, says) = watch::channel(Arc::default());
+        let config = Config::new(vec![InterfaceConfig {
+            name: "eth0".into(),
+            forward: true,
+            announce: true,
+        }]);
+        let (lb, mut programmed) = XdpLb::new(config, maps.clone(), seen, says);
+        let stop = CancellationToken::new();
+        let story = async {
+            drop((snapshots, announcements));
+            until(&mut programmed, |p| {
+                p.refused.is_empty() && !p.frontends.is_empty()
+            })
+            .await;
+            stop.cancel();
+        };
+        let (ended, ()) = tokio::join!(tokio::time::timeout(PATIENCE, lb.run(stop.clone())), story);
+        ended.expect("it stops in time").expect("and in order");
+        let fe = maps.frontends.read(1);
+        assert_eq!(fe.current.len, 251, "what is programmed stays");
+    });
+}

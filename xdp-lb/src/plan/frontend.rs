@@ -151,7 +151,7 @@ impl Planner<'_> {
 
     fn publish_new(&mut self, change: &mut Change<'_>) -> Result<(), Blocked> {
         self.assign(change)?;
-        self.raise(change);
+        raise(change);
         let slots = accepting_table(change);
         if !slots.is_empty() {
             let len = n_u32(slots.len());
@@ -179,7 +179,7 @@ impl Planner<'_> {
         let old_base = change.fe.base;
         let old = change.fe.members.clone();
         let moved = self.assign(change)?;
-        self.raise(change);
+        raise(change);
         if moved {
             // All records lie in the new window now; the same indices mean the same backends in both.
             let record = change.fe.record;
@@ -204,7 +204,7 @@ impl Planner<'_> {
             let slots = accepting_table(change);
             self.retable(change, Tables { slots, ..tables }, flags)?;
         } else if flags != change.fe.flags {
-            self.set_flags(change, flags);
+            set_flags(change, flags);
         }
         self.lower(change);
         Ok(())
@@ -251,50 +251,9 @@ impl Planner<'_> {
             });
         }
         if moves {
-            self.write_window(change, is_v4);
+            write_window(change, is_v4);
         }
         Ok(moves && !is_new)
-    }
-
-    /// Empties the records of a fresh window that have no member: they hold what their former owner left.
-    fn write_window(&self, change: &mut Change<'_>, is_v4: bool) {
-        let (base, n) = (change.fe.base, change.fe.members.len());
-        for (record, member) in (base..base + n_u32(n)).zip(&change.fe.members) {
-            let value = member.map_or_else(|| no_backend(is_v4), |m| m.value());
-            change.ops.push(MapOp::Backend { record, value });
-        }
-    }
-
-    /// What wanted backends gain: flags and next hops. Before any table names them.
-    fn raise(&self, change: &mut Change<'_>) {
-        let wanted = by_identity(change.want);
-        let base = change.fe.base;
-        for (index, member) in (0_u16..).zip(&mut change.fe.members) {
-            let Some(member) = member else { continue };
-            let Some(want) = wanted.get(&member.identity) else {
-                continue;
-            };
-            let before = *member;
-            member.flags |= backend_flags::ALIVE;
-            if want.accepts_new {
-                member.flags |= backend_flags::ACCEPTS_NEW;
-            }
-            if let Some(hop) = want.hop {
-                member.mac = hop.mac.0;
-                member.iface = hop.iface;
-                member.csum = match member.identity {
-                    SocketAddr::V4(v4) if hop.source4 != [0; 4] => {
-                        outer_csum(hop.source4, *v4.ip())
-                    }
-                    _ => 0,
-                };
-            }
-            member.linger_until = None;
-            member.out_since = None;
-            if member.value() != before.value() {
-                change.ops.push(member.op(base, index));
-            }
-        }
     }
 
     /// What backends lose: new flows, then life. After no table sends anything there.
@@ -331,14 +290,6 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn set_flags(&self, change: &mut Change<'_>, flags: u64) {
-        if flags != change.fe.flags {
-            change.fe.flags = flags;
-            let (record, word) = (change.fe.record, FrontendWord::Flags(flags));
-            change.ops.push(MapOp::FrontendWord { record, word });
-        }
-    }
-
     pub(super) fn reserve_lines(
         &mut self,
         change: &mut Change<'_>,
@@ -349,6 +300,53 @@ impl Planner<'_> {
         let line = lines.start;
         change.reserved.lines.push(lines);
         Ok(line)
+    }
+}
+
+/// Empties the records of a fresh window that have no member: they hold what their former owner left.
+fn write_window(change: &mut Change<'_>, is_v4: bool) {
+    let (base, n) = (change.fe.base, change.fe.members.len());
+    for (record, member) in (base..base + n_u32(n)).zip(&change.fe.members) {
+        let value = member.map_or_else(|| no_backend(is_v4), |m| m.value());
+        change.ops.push(MapOp::Backend { record, value });
+    }
+}
+
+/// What wanted backends gain: flags and next hops. Before any table names them.
+fn raise(change: &mut Change<'_>) {
+    let wanted = by_identity(change.want);
+    let base = change.fe.base;
+    for (index, member) in (0_u16..).zip(&mut change.fe.members) {
+        let Some(member) = member else { continue };
+        let Some(want) = wanted.get(&member.identity) else {
+            continue;
+        };
+        let before = *member;
+        member.flags |= backend_flags::ALIVE;
+        if want.accepts_new {
+            member.flags |= backend_flags::ACCEPTS_NEW;
+        }
+        if let Some(hop) = want.hop {
+            member.mac = hop.mac.0;
+            member.iface = hop.iface;
+            member.csum = match member.identity {
+                SocketAddr::V4(v4) if hop.source4 != [0; 4] => outer_csum(hop.source4, *v4.ip()),
+                _ => 0,
+            };
+        }
+        member.linger_until = None;
+        member.out_since = None;
+        if member.value() != before.value() {
+            change.ops.push(member.op(base, index));
+        }
+    }
+}
+
+pub(super) fn set_flags(change: &mut Change<'_>, flags: u64) {
+    if flags != change.fe.flags {
+        change.fe.flags = flags;
+        let (record, word) = (change.fe.record, FrontendWord::Flags(flags));
+        change.ops.push(MapOp::FrontendWord { record, word });
     }
 }
 

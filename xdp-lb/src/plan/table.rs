@@ -6,7 +6,10 @@
 use fairlead_abi::lb::{SLOT_UNCHANGED, SLOTS_PER_LINE, SlotTable, frontend_flags};
 use fairlead_model::Protocol;
 
-use super::{Blocked, Planner, frontend::Change};
+use super::{
+    Blocked, Planner,
+    frontend::{Change, set_flags},
+};
 use crate::{
     op::{FrontendWord, MapOp, read_table, to_line},
     state::{Changed, lines_of, n_u32},
@@ -33,7 +36,7 @@ impl Planner<'_> {
         let old = read_table(self.maglev, change.fe.current);
         change.fe.in_table = new.in_table;
         if old == new.slots {
-            self.set_flags(change, flags);
+            set_flags(change, flags);
             return Ok(());
         }
         let current = if new.slots.is_empty() {
@@ -61,7 +64,7 @@ impl Planner<'_> {
                 change.ops.push(MapOp::FrontendWord { record, word });
             }
         }
-        self.set_flags(change, flags);
+        set_flags(change, flags);
         change.freed.lines.push(lines_of(change.fe.current));
         change.fe.current = current;
         let word = FrontendWord::Current(current);

@@ -159,16 +159,13 @@ impl Reader<'_> {
             return false;
         }
         let value = self.maps.frontends.read(record);
-        match self.parts(frontend.vip.is_ipv4(), record, vip_record, &value) {
-            Some(fe) => {
-                self.state.frontends.insert(frontend, fe);
-                true
-            }
-            None => {
-                self.state.records.give_unused(record..record + 1);
-                false
-            }
-        }
+        let parts = self.parts(frontend.vip.is_ipv4(), record, vip_record, &value);
+        let Some(fe) = parts else {
+            self.state.records.give_unused(record..record + 1);
+            return false;
+        };
+        self.state.frontends.insert(frontend, fe);
+        true
     }
 
     fn parts(
