@@ -1,0 +1,186 @@
+//! A LAN of network namespaces: one bridge, one port per node, `lan0` inside each.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    net::IpAddr,
+    process::Command,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use fairlead_model::MacAddr;
+use nix::sched::{CloneFlags, setns};
+use pnet::datalink::{self, Channel};
+
+use crate::frames;
+
+static N: AtomicU32 = AtomicU32::new(0);
+
+fn ip_command(arguments: &str) -> String {
+    let output = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .output()
+        .expect("these tests need `ip` (iproute2)");
+    assert!(
+        output.status.success(),
+        "these tests need root: ip {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Namespaces `PREFIX-NAME` and `PREFIX-sw`; gone when dropped.
+pub(super) struct Lan {
+    prefix: String,
+    nodes: Vec<String>,
+}
+
+impl Lan {
+    /// Nodes get 192.0.2.1, .2 and so on, `c` gets .9, and a global IPv6 address.
+    pub(super) fn new(nodes: &[&str]) -> Self {
+        let n = N.fetch_add(1, Ordering::Relaxed);
+        let lan = Self {
+            prefix: format!("fla{}-{n}", std::process::id()),
+            nodes: nodes.iter().map(ToString::to_string).collect(),
+        };
+        ip_command(&format!("netns add {}", lan.ns("sw")));
+        ip_command(&format!(
+            "-n {} link add br0 type bridge mcast_snooping 0",
+            lan.ns("sw")
+        ));
+        ip_command(&format!("-n {} link set br0 up", lan.ns("sw")));
+        for (index, name) in nodes.iter().enumerate() {
+            lan.plug(name, index);
+        }
+        lan
+    }
+
+    fn ns(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    fn plug(&self, name: &str, index: usize) {
+        let (ns, sw) = (self.ns(name), self.ns("sw"));
+        let host = if name == "c" { 9 } else { index + 1 };
+        ip_command(&format!("netns add {ns}"));
+        ip_command(&format!(
+            "-n {ns} link add lan0 address 02:00:00:00:00:{host:02x} type veth peer name port-{name} netns {sw}"
+        ));
+        ip_command(&format!("-n {sw} link set port-{name} master br0 up"));
+        ip_command(&format!("-n {ns} addr add 192.0.2.{host}/24 dev lan0"));
+        ip_command(&format!("-n {ns} addr add 2001:db8::{host}/64 dev lan0 nodad"));
+        ip_command(&format!("-n {ns} link set lan0 up"));
+    }
+
+    /// Runs `body` on a thread of its own inside the node's namespace.
+    pub(super) fn spawn<T: Send + 'static>(
+        &self,
+        name: &str,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let path = format!("/run/netns/{}", self.ns(name));
+        std::thread::spawn(move || {
+            let file = File::open(&path).expect("the namespace was made above");
+            setns(file, CloneFlags::CLONE_NEWNET).expect("these tests need root (CAP_SYS_ADMIN)");
+            body()
+        })
+    }
+
+    pub(super) fn mac(&self, name: &str) -> MacAddr {
+        let index = self.nodes.iter().position(|n| n == name).unwrap();
+        let host = if name == "c" { 9 } else { index + 1 };
+        MacAddr([2, 0, 0, 0, 0, u8::try_from(host).unwrap()])
+    }
+
+    /// Takes the node's port down at the switch: carrier is lost.
+    pub(super) fn unplug(&self, name: &str) {
+        ip_command(&format!("-n {} link set port-{name} down", self.ns("sw")));
+    }
+
+    pub(super) fn add_address(&self, name: &str, address: &str) {
+        let ns = self.ns(name);
+        ip_command(&format!("-n {ns} addr add {address}/32 dev lan0"));
+    }
+
+    pub(super) fn rename(&self, name: &str, from: &str, to: &str) {
+        let ns = self.ns(name);
+        ip_command(&format!("-n {ns} link set {from} down"));
+        ip_command(&format!("-n {ns} link set {from} name {to}"));
+        ip_command(&format!("-n {ns} link set {to} up"));
+    }
+
+    /// Multicast memberships as `ip maddr` shows them.
+    pub(super) fn groups(&self, name: &str) -> String {
+        ip_command(&format!("-n {} -6 maddr show dev lan0", self.ns(name)))
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        for name in self.nodes.iter().map(String::as_str).chain(["sw"]) {
+            let ns = self.ns(name);
+            drop(Command::new("ip").args(["netns", "del", &ns]).output());
+        }
+    }
+}
+
+/// Listens in a node's namespace and remembers who said last that he has an address.
+pub(super) struct Ear {
+    heard: Arc<RwLock<BTreeMap<IpAddr, MacAddr>>>,
+    is_done: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ear {
+    pub(super) fn new(lan: &Lan, name: &str) -> Self {
+        let heard = Arc::new(RwLock::new(BTreeMap::new()));
+        let is_done = Arc::new(AtomicBool::new(false));
+        let (book, done) = (Arc::clone(&heard), Arc::clone(&is_done));
+        let thread = lan.spawn(name, move || {
+            let device = datalink::interfaces()
+                .into_iter()
+                .find(|d| d.name == "lan0")
+                .unwrap();
+            let config = datalink::Config {
+                read_timeout: Some(std::time::Duration::from_millis(50)),
+                ..datalink::Config::default()
+            };
+            let Ok(Channel::Ethernet(_, mut frames)) = datalink::channel(&device, config) else {
+                panic!("no packet socket");
+            };
+            while !done.load(Ordering::Relaxed) {
+                if let Some((vip, mac)) = frames
+                    .next()
+                    .ok()
+                    .and_then(frames::parse)
+                    .and_then(|seen| Some((seen.claims?, seen.mac)))
+                {
+                    book.write().unwrap().insert(vip, mac);
+                }
+            }
+        });
+        Self {
+            heard,
+            is_done,
+            thread: Some(thread),
+        }
+    }
+
+    /// Who has the address.
+    pub(super) fn heard(&self, vip: IpAddr) -> Option<MacAddr> {
+        self.heard.read().unwrap().get(&vip).copied()
+    }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        self.is_done.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
