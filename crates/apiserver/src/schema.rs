@@ -128,95 +128,24 @@ fn compile(
     definitions: &Map<String, Value>,
     path: &mut Vec<String>,
 ) -> Result<Schema, SchemaError> {
-    let fail = |path: &[String], detail: String| {
-        Err(SchemaError {
-            field: path.join("."),
-            detail,
-        })
-    };
     if path.len() > DEEPEST {
-        return fail(path, "nested too deeply (is it recursive?)".into());
+        return Err(bad(path, "nested too deeply (is it recursive?)".into()));
     }
     if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
         let name = target.rsplit('/').next().unwrap_or_default();
-        return match definitions.get(name) {
-            Some(definition) => compile(definition, definitions, path),
-            None => fail(path, format!("unknown $ref {target:?}")),
-        };
+        let definition = definitions
+            .get(name)
+            .ok_or_else(|| bad(path, format!("unknown $ref {target:?}")))?;
+        return compile(definition, definitions, path);
     }
-    let flag = |field: &str| schema.get(field).and_then(Value::as_bool).unwrap_or(false);
-    let count = |field: &str| schema.get(field).and_then(Value::as_u64);
-    let number = |field: &str| schema.get(field).and_then(Value::as_f64);
-    let words = |field: &str| -> Vec<String> {
-        let list = schema
-            .get(field)
-            .and_then(Value::as_array)
-            .map_or(&[][..], Vec::as_slice);
-        list.iter()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect()
-    };
-    let list_type = schema.get("x-kubernetes-list-type").and_then(Value::as_str);
-    let mut compiled = Schema {
-        nullable: flag("nullable"),
-        default: schema.get("default").cloned(),
-        preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
-        int_or_string: flag("x-kubernetes-int-or-string"),
-        required: words("required"),
-        choices: schema
-            .get("enum")
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default(),
-        format: schema
-            .get("format")
-            .and_then(Value::as_str)
-            .map(str::to_owned),
-        minimum: number("minimum"),
-        maximum: number("maximum"),
-        exclusive_minimum: flag("exclusiveMinimum"),
-        exclusive_maximum: flag("exclusiveMaximum"),
-        multiple_of: number("multipleOf"),
-        min_length: count("minLength"),
-        max_length: count("maxLength"),
-        min_items: count("minItems"),
-        max_items: count("maxItems"),
-        min_properties: count("minProperties"),
-        max_properties: count("maxProperties"),
-        unique_items: flag("uniqueItems"),
-        list_map_keys: if list_type == Some("map") {
-            words("x-kubernetes-list-map-keys")
-        } else {
-            Vec::new()
-        },
-        list_set: list_type == Some("set"),
-        merge: (schema
-            .get("x-kubernetes-patch-strategy")
-            .and_then(Value::as_str)
-            == Some("merge"))
-        .then(|| {
-            match schema
-                .get("x-kubernetes-patch-merge-key")
-                .and_then(Value::as_str)
-            {
-                Some(key) => MergeList::ByKey(key.to_owned()),
-                None => MergeList::Set,
-            }
-        }),
-        ..Schema::default()
-    };
+    let mut compiled = facets(schema);
     if let Some(word) = schema.get("type").and_then(Value::as_str) {
-        compiled.kind = Type::parse(word);
-        if compiled.kind.is_none() {
-            return fail(path, format!("unknown type {word:?}"));
-        }
+        let kind = Type::parse(word).ok_or_else(|| bad(path, format!("unknown type {word:?}")))?;
+        compiled.kind = Some(kind);
     }
     if let Some(pattern) = schema.get("pattern").and_then(Value::as_str) {
-        match Regex::new(pattern) {
-            Ok(regex) => compiled.pattern = Some(regex),
-            Err(error) => return fail(path, format!("pattern: {error}")),
-        }
+        let regex = Regex::new(pattern).map_err(|error| bad(path, format!("pattern: {error}")))?;
+        compiled.pattern = Some(regex);
     }
     let mut child = |step: String, schema: &Value| {
         path.push(step);
@@ -224,13 +153,14 @@ fn compile(
         path.pop();
         compiled
     };
-    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
-        for (name, property) in properties {
-            compiled.properties.insert(
-                name.clone(),
-                child(format!("properties[{name}]"), property)?,
-            );
-        }
+    for (name, property) in schema
+        .get("properties")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
+        let property = child(format!("properties[{name}]"), property)?;
+        compiled.properties.insert(name.clone(), property);
     }
     match schema.get("additionalProperties") {
         Some(Value::Bool(true)) => compiled.preserve_unknown = true,
@@ -247,11 +177,7 @@ fn compile(
         ("anyOf", &mut compiled.any_of),
         ("oneOf", &mut compiled.one_of),
     ] {
-        let list = schema
-            .get(field)
-            .and_then(Value::as_array)
-            .map_or(&[][..], Vec::as_slice);
-        for (n, schema) in list.iter().enumerate() {
+        for (n, schema) in array(schema, field).iter().enumerate() {
             into.push(child(format!("{field}[{n}]"), schema)?);
         }
     }
@@ -259,6 +185,69 @@ fn compile(
         compiled.not = Some(Box::new(child("not".into(), not)?));
     }
     Ok(compiled)
+}
+
+fn bad(path: &[String], detail: String) -> SchemaError {
+    SchemaError {
+        field: path.join("."),
+        detail,
+    }
+}
+
+fn array<'a>(schema: &'a Value, field: &str) -> &'a [Value] {
+    schema
+        .get(field)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+/// What a schema says about its own value, without the schemas inside it.
+fn facets(schema: &Value) -> Schema {
+    let text = |field: &str| schema.get(field).and_then(Value::as_str);
+    let flag = |field: &str| schema.get(field).and_then(Value::as_bool).unwrap_or(false);
+    let count = |field: &str| schema.get(field).and_then(Value::as_u64);
+    let number = |field: &str| schema.get(field).and_then(Value::as_f64);
+    let words = |field: &str| {
+        array(schema, field)
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
+    };
+    let list_type = text("x-kubernetes-list-type");
+    let is_map = list_type == Some("map");
+    Schema {
+        nullable: flag("nullable"),
+        default: schema.get("default").cloned(),
+        preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
+        int_or_string: flag("x-kubernetes-int-or-string"),
+        required: words("required"),
+        choices: array(schema, "enum").to_vec(),
+        format: text("format").map(str::to_owned),
+        minimum: number("minimum"),
+        maximum: number("maximum"),
+        exclusive_minimum: flag("exclusiveMinimum"),
+        exclusive_maximum: flag("exclusiveMaximum"),
+        multiple_of: number("multipleOf"),
+        min_length: count("minLength"),
+        max_length: count("maxLength"),
+        min_items: count("minItems"),
+        max_items: count("maxItems"),
+        min_properties: count("minProperties"),
+        max_properties: count("maxProperties"),
+        unique_items: flag("uniqueItems"),
+        list_map_keys: if is_map {
+            words("x-kubernetes-list-map-keys")
+        } else {
+            Vec::new()
+        },
+        list_set: list_type == Some("set"),
+        merge: (text("x-kubernetes-patch-strategy") == Some("merge")).then(|| {
+            let key = text("x-kubernetes-patch-merge-key").map(str::to_owned);
+            key.map_or(MergeList::Set, MergeList::ByKey)
+        }),
+        ..Schema::default()
+    }
 }
 
 /// `spec` + `ports` = `spec.ports`.

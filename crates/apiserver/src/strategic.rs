@@ -30,17 +30,12 @@ fn merge_object(
     current: &mut Value,
     patch: &Map<String, Value>,
 ) -> Result<(), String> {
-    match patch
-        .get(PATCH)
-        .map(|directive| directive.as_str().unwrap_or_default())
-    {
+    match directive(patch) {
         None | Some("merge") => {}
         Some("replace") => {
+            let kept = patch.iter().filter(|(name, _)| *name != PATCH);
             *current = Value::Object(
-                patch
-                    .iter()
-                    .filter(|(k, _)| *k != PATCH)
-                    .map(|(k, v)| (k.clone(), v.clone()))
+                kept.map(|(name, value)| (name.clone(), value.clone()))
                     .collect(),
             );
             return Ok(());
@@ -55,31 +50,12 @@ fn merge_object(
         *current = Value::Object(Map::new());
     }
     let fields = current.as_object_mut().expect("made an object just above");
-    if let Some(retain) = patch.get(RETAIN) {
-        let retain = retain
-            .as_array()
-            .ok_or_else(|| format!("{RETAIN} must be a list"))?;
-        fields.retain(|name, _| retain.iter().any(|kept| kept == name.as_str()));
-    }
-    for (name, value) in patch {
-        let list = name.strip_prefix(DELETE);
-        if let Some(list) = list {
-            let gone = value
-                .as_array()
-                .ok_or_else(|| format!("{name} must be a list"))?;
-            if let Some(Value::Array(items)) = fields.get_mut(list) {
-                items.retain(|item| !gone.contains(item));
-            }
-        }
-        if name.starts_with('$') {
-            continue;
-        }
+    drop_named(fields, patch)?;
+    for (name, value) in patch.iter().filter(|(name, _)| !name.starts_with('$')) {
         let child =
             schema.and_then(|schema| schema.properties.get(name).or(schema.additional.as_deref()));
         match value {
-            Value::Null => {
-                fields.remove(name);
-            }
+            Value::Null => drop(fields.remove(name)),
             Value::Object(inner) => {
                 merge_object(
                     child,
@@ -88,26 +64,22 @@ fn merge_object(
                 )?;
             }
             Value::Array(items) => {
-                let order = patch
-                    .get(&format!("{ORDER}{name}"))
-                    .and_then(Value::as_array);
                 let merged = match child.and_then(|schema| schema.merge.as_ref()) {
                     Some(strategy) => {
+                        let order = list_at(patch, &format!("{ORDER}{name}"))?.unwrap_or_default();
                         let old = fields
                             .get(name)
                             .and_then(Value::as_array)
                             .cloned()
                             .unwrap_or_default();
                         let item = child.and_then(|schema| schema.items.as_deref());
-                        merge_list(strategy, item, old, items, order.map_or(&[], Vec::as_slice))?
+                        merge_list(strategy, item, old, items, order)?
                     }
                     None => items.clone(),
                 };
                 fields.insert(name.clone(), Value::Array(merged));
             }
-            scalar => {
-                fields.insert(name.clone(), scalar.clone());
-            }
+            scalar => drop(fields.insert(name.clone(), scalar.clone())),
         }
     }
     for (name, order) in patch
@@ -125,6 +97,37 @@ fn merge_object(
     Ok(())
 }
 
+fn directive(patch: &Map<String, Value>) -> Option<&str> {
+    patch
+        .get(PATCH)
+        .map(|directive| directive.as_str().unwrap_or_default())
+}
+
+fn list_at<'a>(patch: &'a Map<String, Value>, name: &str) -> Result<Option<&'a [Value]>, String> {
+    match patch.get(name) {
+        None => Ok(None),
+        Some(Value::Array(items)) => Ok(Some(items)),
+        Some(_) => Err(format!("{name} must be a list")),
+    }
+}
+
+/// `$retainKeys` and `$deleteFromPrimitiveList`.
+fn drop_named(fields: &mut Map<String, Value>, patch: &Map<String, Value>) -> Result<(), String> {
+    if let Some(retain) = list_at(patch, RETAIN)? {
+        fields.retain(|name, _| retain.iter().any(|kept| kept == name.as_str()));
+    }
+    for name in patch.keys() {
+        let Some(list) = name.strip_prefix(DELETE) else {
+            continue;
+        };
+        let gone = list_at(patch, name)?.unwrap_or_default();
+        if let Some(Value::Array(items)) = fields.get_mut(list) {
+            items.retain(|item| !gone.contains(item));
+        }
+    }
+    Ok(())
+}
+
 fn merge_list(
     strategy: &MergeList,
     item_schema: Option<&Schema>,
@@ -133,14 +136,15 @@ fn merge_list(
     order: &[Value],
 ) -> Result<Vec<Value>, String> {
     let MergeList::ByKey(key) = strategy else {
-        for value in patch {
-            if !items.contains(value) {
-                items.push(value.clone());
-            }
-        }
+        let new = patch
+            .iter()
+            .filter(|value| !items.contains(value))
+            .cloned()
+            .collect::<Vec<_>>();
+        items.extend(new);
         return Ok(items);
     };
-    let directive = |value: &Value| value.get(PATCH).and_then(Value::as_str).map(str::to_owned);
+    let directive = |value: &Value| value.as_object().and_then(directive).map(str::to_owned);
     if patch
         .iter()
         .any(|value| directive(value).as_deref() == Some("replace"))

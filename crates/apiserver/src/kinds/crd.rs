@@ -16,19 +16,16 @@ pub(super) fn parse(
     crd: &Value,
     core: &Map<String, Value>,
 ) -> Result<(Kind, Map<String, Value>), OpenError> {
-    let must = |pointer: &str, field: &str| match object::text(crd, pointer) {
+    let must = |field: &str| match object::text(crd, &format!("/{}", field.replace('.', "/"))) {
         "" => Err(error(crd, field, "must be given")),
         text => Ok(text.to_owned()),
     };
-    if object::text(crd, "/kind") != "CustomResourceDefinition" {
-        return Err(error(crd, "kind", "must be CustomResourceDefinition"));
-    }
-    if object::text(crd, "/apiVersion") != "apiextensions.k8s.io/v1" {
-        return Err(error(crd, "apiVersion", "must be apiextensions.k8s.io/v1"));
-    }
-    let group = must("/spec/group", "spec.group")?;
-    let plural = must("/spec/names/plural", "spec.names.plural")?;
-    let kind = must("/spec/names/kind", "spec.names.kind")?;
+    let namespaced = check_head(crd)?;
+    let (group, plural, kind) = (
+        must("spec.group")?,
+        must("spec.names.plural")?,
+        must("spec.names.kind")?,
+    );
     if !group.contains('.') {
         return Err(error(
             crd,
@@ -36,55 +33,25 @@ pub(super) fn parse(
             "must be a domain with at least one dot",
         ));
     }
-    let or = |text: &str, other: String| {
-        if text.is_empty() {
-            other
-        } else {
-            text.to_owned()
-        }
+    let name_or =
+        |field: &str, other: String| match object::text(crd, &format!("/spec/names/{field}")) {
+            "" => other,
+            text => text.to_owned(),
+        };
+    let words = |field: &str| {
+        let list = object::list(crd, &format!("/spec/names/{field}")).iter();
+        list.filter_map(Value::as_str).map(str::to_owned).collect()
     };
-    let namespaced = match object::text(crd, "/spec/scope") {
-        "Namespaced" => true,
-        "Cluster" => false,
-        _ => return Err(error(crd, "spec.scope", "must be Namespaced or Cluster")),
-    };
-    if object::text(crd, "/spec/conversion/strategy") == "Webhook" {
-        return Err(error(
-            crd,
-            "spec.conversion.strategy",
-            "only None is supported",
-        ));
-    }
-    let words = |pointer: &str| {
-        object::list(crd, pointer)
-            .iter()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect()
-    };
-
     let mut versions = Vec::new();
     let mut schemas = Map::new();
-    let mut stored = Vec::new();
+    let is = |version: &Value, field: &str| version.get(field) == Some(&json!(true));
     for (n, version) in object::list(crd, "/spec/versions").iter().enumerate() {
-        let name = object::text(version, "/name");
-        if version.get("storage") == Some(&json!(true)) {
-            stored.push(name.to_owned());
+        if is(version, "served") {
+            let (version, schema) = parse_version(crd, n, version, core, &group, &kind)?;
+            schemas.insert(version.definition.clone(), schema);
+            versions.push(version);
         }
-        if version.get("served") != Some(&json!(true)) {
-            continue;
-        }
-        let (version, schema) = parse_version(crd, n, version, core, &group, &kind)?;
-        schemas.insert(version.definition.clone(), schema);
-        versions.push(version);
     }
-    let [stored] = stored.as_slice() else {
-        return Err(error(
-            crd,
-            "spec.versions",
-            "must have exactly one version with storage: true",
-        ));
-    };
     if versions.is_empty() {
         return Err(error(
             crd,
@@ -92,27 +59,56 @@ pub(super) fn parse(
             "must have a version with served: true",
         ));
     }
+    let stored: Vec<&Value> = object::list(crd, "/spec/versions")
+        .iter()
+        .filter(|version| is(version, "storage"))
+        .collect();
+    let [stored] = stored.as_slice() else {
+        return Err(error(
+            crd,
+            "spec.versions",
+            "must have exactly one version with storage: true",
+        ));
+    };
     let kind = Kind {
-        list_kind: or(
-            object::text(crd, "/spec/names/listKind"),
-            format!("{kind}List"),
-        ),
-        singular: or(
-            object::text(crd, "/spec/names/singular"),
-            kind.to_lowercase(),
-        ),
-        short_names: words("/spec/names/shortNames"),
-        categories: words("/spec/names/categories"),
+        list_kind: name_or("listKind", format!("{kind}List")),
+        singular: name_or("singular", kind.to_lowercase()),
+        short_names: words("shortNames"),
+        categories: words("categories"),
         namespaced,
         rules: Rules::Custom,
         resource: format!("{plural}.{group}").into(),
         versions,
-        stored_as: api_version(&group, stored),
+        stored_as: api_version(&group, object::text(stored, "/name")),
         group,
         kind,
         plural,
     };
     Ok((kind, schemas))
+}
+
+/// Refuses what is no definition that can be served here; tells whether its objects live in namespaces.
+fn check_head(crd: &Value) -> Result<bool, OpenError> {
+    for (field, wanted) in [
+        ("kind", "CustomResourceDefinition"),
+        ("apiVersion", "apiextensions.k8s.io/v1"),
+    ] {
+        if object::text(crd, &format!("/{field}")) != wanted {
+            return Err(error(crd, field, &format!("must be {wanted}")));
+        }
+    }
+    if object::text(crd, "/spec/conversion/strategy") == "Webhook" {
+        return Err(error(
+            crd,
+            "spec.conversion.strategy",
+            "only None is supported",
+        ));
+    }
+    match object::text(crd, "/spec/scope") {
+        "Namespaced" => Ok(true),
+        "Cluster" => Ok(false),
+        _ => Err(error(crd, "spec.scope", "must be Namespaced or Cluster")),
+    }
 }
 
 fn parse_version(
@@ -140,16 +136,7 @@ fn parse_version(
             "{kind} {name}: CEL rules (x-kubernetes-validations) in its schema are not evaluated"
         );
     }
-    // Whatever a definition says of these three, they are the API's own.
-    let mut schema = schema.clone();
-    let meta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
-    let properties = object::child_mut(&mut schema, "properties");
-    properties.insert("apiVersion".into(), json!({ "type": "string" }));
-    properties.insert("kind".into(), json!({ "type": "string" }));
-    properties.insert(
-        "metadata".into(),
-        json!({ "$ref": format!("#/components/schemas/{meta}") }),
-    );
+    let mut schema = with_own_fields(schema);
     let compiled = Schema::compile(&schema, core).map_err(|bad| {
         let at = field("schema.openAPIV3Schema");
         let at = if bad.field.is_empty() {
@@ -159,18 +146,11 @@ fn parse_version(
         };
         error(crd, &at, &bad.detail)
     })?;
-
     let mut columns = vec![table::name_column()];
     let printed = object::list(version, "/additionalPrinterColumns");
     for (m, column) in printed.iter().enumerate() {
-        let column = table::parse_column(column).map_err(|detail| {
-            error(
-                crd,
-                &field(&format!("additionalPrinterColumns[{m}]")),
-                &detail,
-            )
-        })?;
-        columns.push(column);
+        let at = field(&format!("additionalPrinterColumns[{m}]"));
+        columns.push(table::parse_column(column).map_err(|detail| error(crd, &at, &detail))?);
     }
     if printed.is_empty() {
         columns.push(table::age_column());
@@ -193,6 +173,17 @@ fn parse_version(
         name,
     };
     Ok((version, schema))
+}
+
+/// Whatever a definition says of `apiVersion`, `kind` and `metadata`, they are the API's own.
+fn with_own_fields(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    let meta = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    let properties = object::child_mut(&mut schema, "properties");
+    properties.insert("apiVersion".into(), json!({ "type": "string" }));
+    properties.insert("kind".into(), json!({ "type": "string" }));
+    properties.insert("metadata".into(), json!({ "$ref": meta }));
+    schema
 }
 
 fn mentions(schema: &Value, field: &str) -> bool {

@@ -1,5 +1,8 @@
 //! Get and list.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use base64::Engine as _;
@@ -94,40 +97,40 @@ pub(crate) fn list(
         meta["continue"] = json!(Continue::after(revision, last).to_text());
         meta["remainingItemCount"] = json!(page.remaining);
     }
-    let objects: Vec<_> = page
-        .objects
-        .iter()
-        .map(|object| view(&target.served, object))
-        .collect();
-    Ok(match shape {
+    Ok(shaped_list(target, &page.objects, &meta, shape))
+}
+
+/// Many objects in the shape the client asked for.
+fn shaped_list(
+    target: &Target,
+    objects: &[Arc<Value>],
+    meta: &Value,
+    shape: Shape,
+) -> Response<Body> {
+    let served = &target.served;
+    let objects = objects.iter().map(|object| view(served, object));
+    match shape {
         Shape::Table(include) => {
-            let objects: Vec<Value> = objects
-                .into_iter()
-                .map(std::borrow::Cow::into_owned)
-                .collect();
-            let columns = &target.served.version().columns;
+            let objects: Vec<Value> = objects.map(Cow::into_owned).collect();
+            let columns = &served.version().columns;
             respond(
                 StatusCode::OK,
-                &table::table(columns, &objects, &meta, include, true, clock::now()),
+                &table::table(columns, &objects, meta, include, true, clock::now()),
             )
         }
         Shape::Partial => {
-            let items: Vec<Value> = objects
-                .iter()
-                .map(|object| table::partial(object))
-                .collect();
+            let items: Vec<Value> = objects.map(|object| table::partial(&object)).collect();
             let list = json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
                 "metadata": meta, "items": items });
             respond(StatusCode::OK, &list)
         }
         Shape::Object => {
             // Written item by item: a list is the largest answer there is, and need not be copied first.
-            let (api_version, list_kind) =
-                (json!(target.served.api_version()), json!(kind.list_kind));
+            let (api_version, kind) = (json!(served.api_version()), json!(served.kind.list_kind));
             let mut text = format!(
-                "{{\"kind\":{list_kind},\"apiVersion\":{api_version},\"metadata\":{meta},\"items\":["
+                "{{\"kind\":{kind},\"apiVersion\":{api_version},\"metadata\":{meta},\"items\":["
             );
-            for (n, object) in objects.iter().enumerate() {
+            for (n, object) in objects.enumerate() {
                 if n > 0 {
                     text.push(',');
                 }
@@ -136,7 +139,7 @@ pub(crate) fn list(
             text.push_str("]}");
             bytes(StatusCode::OK, text.into_bytes())
         }
-    })
+    }
 }
 
 /// `resourceVersionMatch=Exact` is answered only for now; anything at least as new as asked is always answered.

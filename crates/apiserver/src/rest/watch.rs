@@ -58,18 +58,11 @@ pub(crate) fn watch(
     stop: CancellationToken,
 ) -> Result<Response<Body>, ApiError> {
     let kind = target.served.kind.clone();
-    let mut selector = Selector::parse(
-        &kind,
-        params.text("labelSelector"),
-        params.text("fieldSelector"),
-    )?;
-    if let Some(name) = target.name.take() {
-        selector = Selector::parse(
-            &kind,
-            params.text("labelSelector"),
-            &format!("metadata.name={name}"),
-        )?;
-    }
+    let fields = match target.name.take() {
+        Some(name) => format!("metadata.name={name}"),
+        None => params.text("fieldSelector").to_owned(),
+    };
+    let selector = Selector::parse(&kind, params.text("labelSelector"), &fields)?;
     let place =
         api.watches
             .clone()
@@ -77,17 +70,6 @@ pub(crate) fn watch(
             .map_err(|_full| ApiError::TooManyRequests {
                 what: "open watches",
             })?;
-    let changed = api
-        .shared
-        .changes(&kind.resource)
-        .ok_or(ApiError::NoSuchPath)?;
-    let since = params.number("resourceVersion")?.unwrap_or(0);
-    let initial = params.flag("sendInitialEvents");
-    if initial && params.text("resourceVersionMatch") != "NotOlderThan" {
-        return Err(ApiError::bad_request(
-            "sendInitialEvents requires resourceVersionMatch=NotOlderThan",
-        ));
-    }
     let timeout = params
         .number("timeoutSeconds")?
         .filter(|s| *s > 0)
@@ -95,11 +77,14 @@ pub(crate) fn watch(
     let now = Instant::now();
     let mut watch = Watch {
         shared: api.shared.clone(),
+        changed: api
+            .shared
+            .changes(&kind.resource)
+            .ok_or(ApiError::NoSuchPath)?,
         target,
         selector,
         shape,
-        changed,
-        cursor: since,
+        cursor: params.number("resourceVersion")?.unwrap_or(0),
         bookmarks: params.flag("allowWatchBookmarks"),
         next_bookmark: now + BOOKMARKS,
         ends: now + timeout.min(LONGEST * 2),
@@ -109,23 +94,7 @@ pub(crate) fn watch(
         over: false,
         _place: place,
     };
-    // A watch from "now" without a list begins with what there is, as Kubernetes' does for resourceVersion 0.
-    let stale = |gone: Gone| ApiError::Expired {
-        detail: format!("too old resource version: {} ({})", gone.asked, gone.oldest),
-    };
-    if initial {
-        if since > api.shared.revision() {
-            return Err(stale(Gone {
-                asked: since,
-                oldest: api.shared.revision(),
-            }));
-        }
-        watch.begin_with_all(true);
-    } else if since == 0 {
-        watch.begin_with_all(false);
-    } else {
-        api.shared.since(&kind.resource, since).map_err(stale)?;
-    }
+    watch.begin(params)?;
     let frames = stream::unfold(watch, |mut watch| async move {
         let frame = watch.next().await?;
         Some((Ok::<_, std::convert::Infallible>(frame), watch))
@@ -138,7 +107,41 @@ pub(crate) fn watch(
     Ok(response)
 }
 
+fn stale(gone: Gone) -> ApiError {
+    ApiError::Expired {
+        detail: format!("too old resource version: {} ({})", gone.asked, gone.oldest),
+    }
+}
+
 impl Watch {
+    /// Begins with what there is, where the client asks for that or says nothing (as with Kubernetes' resourceVersion 0), or
+    /// after the revision it names.
+    fn begin(&mut self, params: &Params) -> Result<(), ApiError> {
+        let since = self.cursor;
+        if params.flag("sendInitialEvents") {
+            if params.text("resourceVersionMatch") != "NotOlderThan" {
+                return Err(ApiError::bad_request(
+                    "sendInitialEvents requires resourceVersionMatch=NotOlderThan",
+                ));
+            }
+            let newest = self.shared.revision();
+            if since > newest {
+                return Err(stale(Gone {
+                    asked: since,
+                    oldest: newest,
+                }));
+            }
+            self.begin_with_all(true);
+        } else if since == 0 {
+            self.begin_with_all(false);
+        } else {
+            self.shared
+                .since(&self.target.served.kind.resource, since)
+                .map_err(stale)?;
+        }
+        Ok(())
+    }
+
     /// Queues every object as `ADDED`, and says where the initial ones end if the client asked for that.
     fn begin_with_all(&mut self, mark_end: bool) {
         let selector = self.selector.clone();
@@ -187,9 +190,7 @@ impl Watch {
                     self.cursor = reached;
                 }
                 Err(gone) => {
-                    let detail =
-                        format!("too old resource version: {} ({})", gone.asked, gone.oldest);
-                    let status = ApiError::Expired { detail }.to_status();
+                    let status = stale(gone).to_status();
                     push(&mut frames, "ERROR", &status);
                     self.over = true;
                 }

@@ -270,28 +270,10 @@ fn check_cluster_ips(
         }
         return;
     }
+    let before = causes.len();
     if let Some(old) = old.filter(|old| text(old, "/spec/type") != "ExternalName") {
-        let before = list(old, "/spec/clusterIPs");
-        if let (Some(first), Some(was)) = (ips.first(), before.first())
-            && first != was
-        {
-            causes.push(Cause::invalid(
-                "spec.clusterIPs[0]",
-                first,
-                "may not change once set",
-            ));
-            return;
-        }
-        let (families, were) = (list(new, "/spec/ipFamilies"), list(old, "/spec/ipFamilies"));
-        if let (Some(first), Some(was)) = (families.first(), were.first())
-            && first != was
-        {
-            causes.push(Cause::invalid(
-                "spec.ipFamilies[0]",
-                first,
-                "primary ipFamily may not change once set",
-            ));
-        }
+        keeps_first(new, old, "clusterIPs", causes);
+        keeps_first(new, old, "ipFamilies", causes);
     }
     if ips
         .first()
@@ -302,7 +284,6 @@ fn check_cluster_ips(
             &json!(ips),
             "first value must match `clusterIP`",
         ));
-        return;
     }
     if ips.len() > 2 {
         causes.push(Cause::invalid(
@@ -310,32 +291,45 @@ fn check_cluster_ips(
             &json!(ips),
             "may only hold up to 2 values",
         ));
+    }
+    if causes.len() > before {
         return;
     }
     for (n, value) in ips.iter().enumerate() {
         let field = format!("spec.clusterIPs[{n}]");
-        let ip = value.as_str().unwrap_or_default();
-        if ip == "None" {
-            if n > 0 || ips.len() > 1 {
+        match value.as_str().unwrap_or_default() {
+            "None" if ips.len() > 1 => {
                 causes.push(Cause::invalid(
                     &field,
                     value,
                     "'None' must be the first and only value",
                 ));
-            } else if kind != "ClusterIP" {
+            }
+            "None" if kind != "ClusterIP" => {
                 let detail = format!("may not be set to 'None' for {kind} services");
                 causes.push(Cause::invalid(&field, value, &detail));
             }
-            continue;
+            "None" => {}
+            _ if ips[..n].contains(value) => causes.push(Cause::duplicate(&field, value)),
+            ip => match ip.parse::<IpAddr>() {
+                Ok(ip) => check_range(new, ip, value, &field, allocated, causes),
+                Err(_) => causes.push(Cause::invalid(&field, value, BAD_IP)),
+            },
         }
-        let Ok(ip) = ip.parse::<IpAddr>() else {
-            causes.push(Cause::invalid(&field, value, BAD_IP));
-            continue;
-        };
-        if ips[..n].contains(value) {
-            causes.push(Cause::duplicate(&field, value));
-        }
-        check_range(new, ip, value, &field, allocated, causes);
+    }
+}
+
+/// The first address, and its family, stay for life.
+fn keeps_first(new: &Value, old: &Value, name: &str, causes: &mut Vec<Cause>) {
+    let first = |service: &Value| list(service, &format!("/spec/{name}")).first().cloned();
+    if let (Some(new), Some(old)) = (first(new), first(old))
+        && new != old
+    {
+        causes.push(Cause::invalid(
+            &format!("spec.{name}[0]"),
+            &new,
+            "may not change once set",
+        ));
     }
 }
 
@@ -445,40 +439,41 @@ fn check_load_balancer(
             &detail,
         ));
     }
-    if let Some(old) = old.filter(|old| is_lb && text(old, "/spec/type") == "LoadBalancer") {
-        if text(old, "/spec/loadBalancerClass") != class {
-            causes.push(Cause::invalid(
-                "spec.loadBalancerClass",
-                &json!(class),
-                "may not change once set",
-            ));
-        }
-        let port = |service: &Value| service.pointer("/spec/healthCheckNodePort").cloned();
-        if has_health_port(old) && has_health_port(new) && port(old) != port(new) {
-            let value = port(new).unwrap_or_default();
-            causes.push(Cause::invalid(
-                "spec.healthCheckNodePort",
-                &value,
-                "field is immutable",
-            ));
-        }
+    let was_lb = old.filter(|old| is_lb && text(old, "/spec/type") == "LoadBalancer");
+    if was_lb.is_some_and(|old| text(old, "/spec/loadBalancerClass") != class) {
+        causes.push(Cause::invalid(
+            "spec.loadBalancerClass",
+            &json!(class),
+            "may not change once set",
+        ));
     }
-    if let Some(port) = new["spec"]
+    check_health_port(new, was_lb, allocated, causes);
+}
+
+fn check_health_port(
+    new: &Value,
+    old: Option<&Value>,
+    allocated: &Allocated,
+    causes: &mut Vec<Cause>,
+) {
+    let field = "spec.healthCheckNodePort";
+    let Some(port) = new["spec"]
         .get("healthCheckNodePort")
         .filter(|port| **port != json!(0))
-    {
-        if has_health_port(new) {
-            check_node_port_number(
-                new,
-                port,
-                "TCP",
-                "spec.healthCheckNodePort",
-                allocated,
-                causes,
-            );
-        } else {
-            let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
-            causes.push(Cause::invalid("spec.healthCheckNodePort", port, detail));
-        }
+    else {
+        return;
+    };
+    if !has_health_port(new) {
+        let detail =
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        causes.push(Cause::invalid(field, port, detail));
+        return;
     }
+    let before = old
+        .filter(|old| has_health_port(old))
+        .and_then(|old| old["spec"].get("healthCheckNodePort"));
+    if before.is_some_and(|before| before != port) {
+        causes.push(Cause::invalid(field, port, "field is immutable"));
+    }
+    check_node_port_number(new, port, "TCP", field, allocated, causes);
 }

@@ -254,17 +254,13 @@ pub(super) fn families(
         return;
     }
     let here = allocated.families();
-    let headless = is_headless(new);
-    let asked: Vec<Family> = list(new, "/spec/ipFamilies")
-        .iter()
-        .filter_map(|word| Family::parse(word.as_str()?))
-        .collect();
+    let asked = families_of(new);
     let ips: Vec<Family> = list(new, "/spec/clusterIPs")
         .iter()
         .filter_map(|ip| Some(Family::of(ip.as_str()?.parse().ok()?)))
         .collect();
     // Without a selector nobody knows which families the endpoints of a headless Service have: it may have both.
-    let open = headless && list_is_empty(new, "/spec/selector") && asked.is_empty();
+    let open = is_headless(new) && list_is_empty(new, "/spec/selector") && asked.is_empty();
     let policy = match text(new, "/spec/ipFamilyPolicy") {
         "" if open && old.is_none() => "RequireDualStack".to_owned(),
         "" if asked.len() > 1 || ips.len() > 1 => "RequireDualStack".to_owned(),
@@ -272,31 +268,30 @@ pub(super) fn families(
         word => word.to_owned(),
     };
     let mut families = if asked.is_empty() { ips.clone() } else { asked };
-    for (n, family) in families.iter().enumerate() {
-        if !here.contains(family) && !open {
-            let field = format!("spec.ipFamilies[{n}]");
-            causes.push(Cause::invalid(
-                &field,
-                &json!(family.word()),
-                "not configured on this cluster",
-            ));
-        }
+    for (n, family) in families
+        .iter()
+        .enumerate()
+        .filter(|(_, family)| !open && !here.contains(family))
+    {
+        let field = format!("spec.ipFamilies[{n}]");
+        causes.push(Cause::invalid(
+            &field,
+            &json!(family.word()),
+            "not configured on this cluster",
+        ));
     }
     if families.is_empty() {
         families.extend(here.first());
     }
-    let both = policy != "SingleStack";
-    let can_have = if open {
-        vec![Family::V4, Family::V6]
-    } else {
-        here.clone()
-    };
-    if both && families.len() == 1 {
-        let other = can_have
-            .iter()
-            .find(|family| !families.contains(family))
-            .copied();
-        families.extend(other);
+    if policy == "SingleStack" {
+        one_family(new, old, &mut families, causes);
+    } else if families.len() == 1 {
+        let can_have = if open {
+            vec![Family::V4, Family::V6]
+        } else {
+            here
+        };
+        families.extend(can_have.into_iter().find(|family| *family != families[0]));
     }
     if policy == "RequireDualStack" && families.len() < 2 {
         let detail = "this cluster is not configured for dual-stack services";
@@ -306,35 +301,14 @@ pub(super) fn families(
             detail,
         ));
     }
-    if !both && families.len() > 1 {
-        // From two families to one: the second goes, if it was there before; asked for anew, it contradicts the policy.
-        let was_both = old.is_some_and(|old| list(old, "/spec/ipFamilies").len() > 1);
-        if was_both {
-            families.truncate(1);
-            if let Some(ips) = new
-                .pointer_mut("/spec/clusterIPs")
-                .and_then(Value::as_array_mut)
-            {
-                ips.truncate(1);
-            }
-        } else {
-            let detail = "must be RequireDualStack or PreferDualStack when multiple ipFamilies are specified";
-            causes.push(Cause::invalid(
-                "spec.ipFamilyPolicy",
-                &json!(policy),
-                detail,
-            ));
-        }
-    }
     for (n, (ip, family)) in ips.iter().zip(&families).enumerate() {
         if ip != family {
-            let field = format!("spec.clusterIPs[{n}]");
             let detail = format!(
                 "expected an {} value as indicated by `ipFamilies[{n}]`",
                 family.word()
             );
             causes.push(Cause::invalid(
-                &field,
+                &format!("spec.clusterIPs[{n}]"),
                 &new["spec"]["clusterIPs"][n],
                 &detail,
             ));
@@ -343,6 +317,42 @@ pub(super) fn families(
     let words: Vec<&str> = families.iter().map(|family| family.word()).collect();
     new["spec"]["ipFamilies"] = json!(words);
     new["spec"]["ipFamilyPolicy"] = json!(policy);
+}
+
+pub(super) fn families_of(service: &Value) -> Vec<Family> {
+    let words = list(service, "/spec/ipFamilies").iter();
+    words
+        .filter_map(|word| Family::parse(word.as_str()?))
+        .collect()
+}
+
+/// From two families to one: the second goes, if it was there before; asked for anew, it contradicts the policy.
+fn one_family(
+    new: &mut Value,
+    old: Option<&Value>,
+    families: &mut Vec<Family>,
+    causes: &mut Vec<Cause>,
+) {
+    if families.len() < 2 {
+        return;
+    }
+    if old.is_some_and(|old| list(old, "/spec/ipFamilies").len() > 1) {
+        families.truncate(1);
+        if let Some(ips) = new
+            .pointer_mut("/spec/clusterIPs")
+            .and_then(Value::as_array_mut)
+        {
+            ips.truncate(1);
+        }
+    } else {
+        let detail =
+            "must be RequireDualStack or PreferDualStack when multiple ipFamilies are specified";
+        causes.push(Cause::invalid(
+            "spec.ipFamilyPolicy",
+            &json!("SingleStack"),
+            detail,
+        ));
+    }
 }
 
 fn list_is_empty(service: &Value, pointer: &str) -> bool {
