@@ -48,23 +48,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let toolchain = toolchain()?;
     let target_dir = out.join("bpf");
-    // INTERIM until bpf/kern is complete: an empty object instead of a failed build.
-    let built = if bpf.join("kern/Cargo.toml").exists() {
-        build(&toolchain, &bpf.join("kern"), &target_dir)
-    } else {
-        Err("bpf/kern is not there yet".into())
-    };
-    if let Err(error) = &built {
-        println!("cargo::warning=INTERIM: no kernel programs: {error}");
-    }
+    build(&toolchain, &bpf.join("kern"), &target_dir)?;
     for (binary, object) in OBJECTS {
         let built = target_dir.join(TARGET).join("release").join(binary);
-        if built.exists() {
-            fs::copy(&built, out.join(object))
-                .map_err(|error| format!("{}: {error}", built.display()))?;
-        } else if !out.join(object).exists() {
-            fs::write(out.join(object), [])?;
-        }
+        fs::copy(&built, out.join(object))
+            .map_err(|error| format!("{}: {error}", built.display()))?;
     }
     Ok(())
 }

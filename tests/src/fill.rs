@@ -127,6 +127,20 @@ pub fn outer_sum(addr: [u8; 4], source: [u8; 4]) -> u16 {
     u16::try_from(sum).expect("folded")
 }
 
+/// Whether the preferred bucket of a frontend has room: programs that look no further find it there.
+pub fn fits_first_bucket(lb: &LbMaps, addr: IpAddr, port: u16, proto: u8) -> bool {
+    match addr {
+        IpAddr::V4(addr) => {
+            let (first, _) = hash::bucket_pair4(hash::vip_key4(u32::from(addr), port, proto));
+            lb.vips4.read(first).slots.iter().any(|slot| slot.key == 0)
+        }
+        IpAddr::V6(addr) => {
+            let (first, _) = hash::bucket_pair6(&addr.octets(), port, proto);
+            lb.vips6.read(first).slots.iter().any(|slot| slot.word == 0)
+        }
+    }
+}
+
 /// Puts a key into the emptier of its two buckets, or reports that both are full.
 fn place(lb: &LbMaps, addr: IpAddr, port: u16, proto: u8, index: u32) -> anyhow::Result<()> {
     match addr {

@@ -470,7 +470,8 @@ fn network(
                     (run << 4 | u32::from(datagram)) & 0xffff,
                     offset | u16::from(more) << 13,
                 ),
-                _ => (0, 0x4000),
+                // Damage may make a fragment of it: not one of an earlier run's datagram.
+                _ => ((run << 4 | 0xf) & 0xffff, 0x4000),
             };
             let length = u16::try_from(20 + options + segment.len()).expect("small");
             let mut header = vec![0x45 + u8::try_from(options / 4).expect("at most ten"), 0x28];

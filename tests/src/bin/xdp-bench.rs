@@ -134,7 +134,7 @@ fn run() -> anyhow::Result<()> {
             shape.vips
         ))?;
         for v6 in [false, true] {
-            fill_tables(&datapath, shape, v6)?;
+            let vips = fill_tables(&datapath, shape, v6)?;
             for (flows, label) in FLOWS {
                 case(
                     &datapath,
@@ -142,6 +142,7 @@ fn run() -> anyhow::Result<()> {
                     &options,
                     &Case {
                         shape,
+                        vips: &vips,
                         v6,
                         flows,
                         label,
@@ -151,6 +152,7 @@ fn run() -> anyhow::Result<()> {
             }
             let flood = Case {
                 shape,
+                vips: &vips,
                 v6,
                 flows: 1_000_000,
                 label: "1M SYN",
@@ -162,15 +164,16 @@ fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Case {
+struct Case<'a> {
     shape: Shape,
+    vips: &'a [IpAddr],
     v6: bool,
     flows: u32,
     label: &'static str,
     flags: u8,
 }
 
-impl Case {
+impl Case<'_> {
     fn name(&self) -> String {
         let family = if self.v6 { "IPv6" } else { "IPv4" };
         format!(
@@ -196,7 +199,8 @@ fn backend(n: u32, v6: bool) -> IpAddr {
     }
 }
 
-fn fill_tables(datapath: &Datapath, shape: Shape, v6: bool) -> anyhow::Result<()> {
+/// Writes backends, tables and frontends; returns the VIPs. The floor looks only into a key's preferred bucket, so VIPs are chosen to fit there.
+fn fill_tables(datapath: &Datapath, shape: Shape, v6: bool) -> anyhow::Result<Vec<IpAddr>> {
     let lb = datapath.lb();
     let slot = u8::try_from(LO)?;
     for n in 0..RECORDS.min(shape.vips * shape.backends) {
@@ -207,7 +211,13 @@ fn fill_tables(datapath: &Datapath, shape: Shape, v6: bool) -> anyhow::Result<()
             IpAddr::V6(addr) => fill::backend6(lb, n, addr.octets(), 8080, NEXT_HOP, slot),
         }
     }
+    // Shapes do not share VIPs: the first one's stay where they are.
+    let candidates = (shape.vips * 16..).map(|n| vip(n, v6));
+    let mut free = candidates.filter(|vip| fill::fits_first_bucket(lb, *vip, PORT, 6));
+    let mut vips = Vec::new();
     for n in 0..shape.vips {
+        let vip = free.next().context("no VIP fits")?;
+        vips.push(vip);
         let base = n * shape.backends % RECORDS;
         let members: Vec<Member> = (0..shape.backends)
             .map(|i| {
@@ -219,9 +229,8 @@ fn fill_tables(datapath: &Datapath, shape: Shape, v6: bool) -> anyhow::Result<()
             })
             .collect::<anyhow::Result<_>>()?;
         let current = fill::slots(lb, n * LINES, &maglev::build(&members, TABLE_SIZE)?);
-        fill::vip(lb, vip(n, v6), n + 1, &VipState::default())?;
         let spec = FrontendSpec {
-            vip: vip(n, v6),
+            vip,
             port: PORT,
             proto: 6,
             index: n + 1 + if v6 { 2_000 } else { 0 },
@@ -236,14 +245,17 @@ fn fill_tables(datapath: &Datapath, shape: Shape, v6: bool) -> anyhow::Result<()
         };
         fill::frontend(lb, &spec)?;
     }
-    Ok(())
+    for (n, vip) in (1..).zip(&vips) {
+        fill::vip(lb, *vip, n, &VipState::default())?;
+    }
+    Ok(vips)
 }
 
 fn case(
     datapath: &Datapath,
     bench: &mut Bench,
     options: &Options,
-    case: &Case,
+    case: &Case<'_>,
 ) -> anyhow::Result<()> {
     progress(&case.name())?;
     write_flows(datapath, bench, case)?;
@@ -289,7 +301,7 @@ fn case(
 }
 
 /// Writes the flows in random order and compares what comes out.
-fn write_flows(datapath: &Datapath, bench: &Bench, case: &Case) -> anyhow::Result<()> {
+fn write_flows(datapath: &Datapath, bench: &Bench, case: &Case<'_>) -> anyhow::Result<()> {
     // The same flows in every run, so that figures can be compared.
     let mut random = StdRng::seed_from_u64(0xfa1e);
     for n in 0..case.flows {
@@ -304,7 +316,7 @@ fn write_flows(datapath: &Datapath, bench: &Bench, case: &Case) -> anyhow::Resul
             src_mac: CLIENT_MAC,
             dst_mac: OWN_MAC,
             src: client,
-            dst: vip(random.random_range(0..case.shape.vips), case.v6),
+            dst: case.vips[random.random_range(0..case.vips.len())],
             sport: random.random_range(1024..=u16::MAX),
             dport: PORT,
         };
@@ -329,7 +341,12 @@ fn write_flows(datapath: &Datapath, bench: &Bench, case: &Case) -> anyhow::Resul
 }
 
 /// ns of this thread's CPU time per packet.
-fn measure(bench: &mut Bench, case: &Case, target: Target, packets: u32) -> anyhow::Result<f64> {
+fn measure(
+    bench: &mut Bench,
+    case: &Case<'_>,
+    target: Target,
+    packets: u32,
+) -> anyhow::Result<f64> {
     bench.aim(target)?;
     let grows = match target {
         Target::Nothing | Target::Tx => 0,
