@@ -23,7 +23,9 @@ pub struct BenchFlow {
 layout!(BenchFlow: size 64, align 8; headers 0);
 
 /// The generator's state. Writer: user space before a run, the generator during it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct BenchState {
     /// Next element of `BENCH_FLOWS`.
