@@ -33,6 +33,10 @@ pub enum DefaultIpam {
 }
 
 /// Cluster-wide settings.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of Cilium's"
+)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Who serves Services without a class.
@@ -178,6 +182,16 @@ pub struct ServiceInput {
     pub condition: Option<Seen>,
     /// Unchanged since it got what it holds: stays when an edit of another Service ends their sharing.
     pub is_settled: bool,
+}
+
+impl ServiceInput {
+    /// Whether the addresses in its status are ours. While a pool exists we replace any other; and once the last pool is
+    /// gone we say so, after which they are somebody else's.
+    pub fn has_our_addresses(&self) -> bool {
+        self.condition
+            .as_ref()
+            .is_some_and(|c| c.message != decide::NO_POOL_AT_ALL)
+    }
 }
 
 /// A pool with what the API says about it.

@@ -67,6 +67,10 @@ pub struct Cli {
 }
 
 /// Cilium's keys, as far as they concern us; others are ignored.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of Cilium's"
+)]
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 struct Keys {

@@ -15,7 +15,7 @@ use kube::{
 use serde_json::Value;
 
 /// How long the API server may take to serve a new kind.
-const ESTABLISH: Duration = Duration::from_secs(60);
+const ESTABLISH: Duration = Duration::from_mins(1);
 
 /// What to do about one CRD.
 #[derive(Debug, Clone, PartialEq)]

@@ -27,7 +27,7 @@ const WRITES: usize = 16;
 /// First pause after a failed write; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// Longest pause between tries.
-const RETRY_MAX: Duration = Duration::from_secs(60);
+const RETRY_MAX: Duration = Duration::from_mins(1);
 /// A write that has no answer by then is tried again.
 const DEADLINE: Duration = Duration::from_secs(10);
 

@@ -97,7 +97,9 @@ fn each(node: &mut JSONSchemaProps, visit: &mut impl FnMut(&mut JSONSchemaProps)
     match &mut node.items {
         Some(JSONSchemaPropsOrArray::Schema(child)) => each(child, visit),
         Some(JSONSchemaPropsOrArray::Schemas(children)) => {
-            children.iter_mut().for_each(|child| each(child, visit));
+            for child in children {
+                each(child, visit);
+            }
         }
         None => {}
     }

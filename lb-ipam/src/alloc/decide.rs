@@ -11,9 +11,15 @@ use super::{
     pools::View,
 };
 
+/// Message of every Service that we serve while there is no pool at all.
+pub const NO_POOL_AT_ALL: &str = "there is no CiliumLoadBalancerIPPool";
+
 /// Why a Service lacks an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Lack {
+    /// There is nothing to give out.
+    #[error("{NO_POOL_AT_ALL}")]
+    NoPoolAtAll,
     /// No enabled pool selects it with an address of this family.
     #[error("no enabled pool selects this Service and has {0:?} addresses")]
     NoPoolOfFamily(Family),
@@ -79,7 +85,10 @@ impl Lack {
     /// Cilium's word for it; `invalid_request` is ours, as Cilium drops such items without a word.
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::NoPoolOfFamily(_) | Self::NoPoolWith(_) | Self::Unusable(..) => "no_pool",
+            Self::NoPoolAtAll
+            | Self::NoPoolOfFamily(_)
+            | Self::NoPoolWith(_)
+            | Self::Unusable(..) => "no_pool",
             Self::SelectorMismatch { .. } => "pool_selector_mismatch",
             Self::Taken { .. } | Self::TakenElsewhere(_) | Self::Reserved { .. } => {
                 "already_allocated"
@@ -112,13 +121,13 @@ pub(super) fn decide<'a>(inputs: &'a Inputs, views: &[View<'_>]) -> Decided<'a> 
     let is_ours = |s: &&ServiceInput| s.is_load_balancer && inputs.settings.serves(&s.class);
     let mut ours: Vec<&ServiceInput> = inputs.services.iter().filter(is_ours).collect();
     let mut round = Round {
-        settings: &inputs.settings,
+        settings: inputs.settings,
         views,
         holders: Holders::default(),
         by_service: BTreeMap::new(),
     };
     ours.sort_by_cached_key(|s| {
-        let wants = Want::of(s, &inputs.settings);
+        let wants = Want::of(s, inputs.settings);
         (
             !s.is_settled,
             !wants.is_covered(&s.ingress),
@@ -139,16 +148,16 @@ pub(super) fn decide<'a>(inputs: &'a Inputs, views: &[View<'_>]) -> Decided<'a> 
         });
     }
     for service in &inputs.services {
-        let is_ours = is_ours(&service);
+        let is_released = is_ours(&service) || service.has_our_addresses();
         for ip in &service.ingress {
-            if is_ours {
-                round.holders.close_until_released(*ip);
+            if is_released {
+                round.holders.close_until_released(*ip, service);
             } else {
                 round.holders.close(*ip);
             }
         }
         for ip in &service.releasing {
-            round.holders.close_until_released(*ip);
+            round.holders.close_until_released(*ip, service);
         }
     }
     ours.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
@@ -178,7 +187,7 @@ pub(super) enum Want {
 impl Want {
     /// # Source
     /// Specification section 1.5.
-    pub(super) fn of(service: &ServiceInput, settings: &Settings) -> Self {
+    pub(super) fn of(service: &ServiceInput, settings: Settings) -> Self {
         if !service.requested.is_empty() || !service.bad_requests.is_empty() {
             return Self::Addresses(service.requested.clone());
         }
@@ -230,7 +239,7 @@ impl Want {
 // === impl Round ===
 
 struct Round<'a, 'v> {
-    settings: &'a Settings,
+    settings: Settings,
     views: &'v [View<'v>],
     holders: Holders<'a>,
     by_service: BTreeMap<&'a ServiceName, Decision>,
@@ -332,15 +341,15 @@ impl<'a> Round<'a, '_> {
                 None => Ok(ip),
             };
         }
-        let may = self.holders.may_hold(ip, service);
-        match (may, self.holders.of(ip).next().cloned()) {
-            (Ok(()), _) => Ok(ip),
-            (Err(_), None) => Err((Lack::TakenElsewhere(ip), self.holders.is_releasing(ip))),
-            (Err(_), Some(holder)) if service.sharing.key.is_empty() => {
-                Err((Lack::Taken { ip, holder }, false))
-            }
-            (Err(why), Some(holder)) => Err((Lack::MayNotShare { ip, holder, why }, false)),
-        }
+        let Err(why) = self.holders.may_hold(ip, service) else {
+            return Ok(ip);
+        };
+        let lack = match self.holders.of(ip).next().cloned() {
+            None => Lack::TakenElsewhere(ip),
+            Some(holder) if service.sharing.key.is_empty() => Lack::Taken { ip, holder },
+            Some(holder) => Lack::MayNotShare { ip, holder, why },
+        };
+        Err((lack, self.holders.is_releasing(ip)))
     }
 
     fn give_by_family(&mut self, service: &'a ServiceInput) {
@@ -395,6 +404,7 @@ impl<'a> Round<'a, '_> {
                 decision.ingress.push(ip);
                 self.holders.hold(ip, service);
             }
+            Err((_, _)) if self.views.is_empty() => decision.lack = Some(Lack::NoPoolAtAll),
             Err((lack, is_waiting)) => {
                 decision.lack = Some(lack);
                 decision.is_waiting |= is_waiting;

@@ -55,7 +55,8 @@ pub fn compatible(a: &ServiceInput, b: &ServiceInput) -> Result<(), Incompatible
         Namespaces::Listed(list) => list.iter().any(|ns| ns == guest.name.namespace()),
     };
     let is_same = a.name.namespace() == b.name.namespace();
-    if !is_same && !(permits(a, b) && permits(b, a)) {
+    let is_permitted = permits(a, b) && permits(b, a);
+    if !is_same && !is_permitted {
         return Err(Incompatible::Namespace);
     }
     if one.ports.iter().any(|port| two.ports.contains(port)) {
@@ -80,6 +81,8 @@ pub struct Holders<'a> {
     closed: BTreeSet<IpAddr>,
     /// Of `closed`: those that a write under way will free.
     releasing: BTreeSet<IpAddr>,
+    /// Who still has a shared address in its status and is about to leave it to the others.
+    leaving: BTreeMap<IpAddr, Vec<&'a ServiceInput>>,
     cursors: HashMap<IpRange, Option<IpAddr>>,
 }
 
@@ -90,8 +93,10 @@ impl<'a> Holders<'a> {
         if self.closed.contains(&ip) {
             return Err(Incompatible::Key);
         }
-        let others = self.by_ip.get(&ip).into_iter().flatten();
-        others
+        let holding = self.by_ip.get(&ip).into_iter().flatten();
+        let leaving = self.leaving.get(&ip).into_iter().flatten();
+        holding
+            .chain(leaving)
             .filter(|other| other.name != service.name)
             .try_for_each(|other| compatible(other, service))
     }
@@ -113,16 +118,21 @@ impl<'a> Holders<'a> {
     }
 
     /// Nobody gets this address before its former holder's status has let it go.
-    pub fn close_until_released(&mut self, ip: IpAddr) {
-        if !self.by_ip.contains_key(&ip) {
-            self.closed.insert(ip);
-            self.releasing.insert(ip);
+    pub fn close_until_released(&mut self, ip: IpAddr, holder: &'a ServiceInput) {
+        match self.by_ip.get(&ip) {
+            Some(holding) if holding.iter().any(|h| h.name == holder.name) => {}
+            // The others keep it; whoever joins them must also bear the one that has not left yet.
+            Some(_) => self.leaving.entry(ip).or_default().push(holder),
+            None => {
+                self.closed.insert(ip);
+                self.releasing.insert(ip);
+            }
         }
     }
 
-    /// Whether the address will soon be free.
+    /// Whether somebody is about to let the address go.
     pub fn is_releasing(&self, ip: IpAddr) -> bool {
-        self.releasing.contains(&ip)
+        self.releasing.contains(&ip) || self.leaving.contains_key(&ip)
     }
 
     /// Every address that will soon be free.

@@ -61,16 +61,12 @@ pub(super) fn outcome(inputs: &Inputs, views: &[View<'_>], mut decided: Decided<
     plan
 }
 
-/// Before the first pool exists we are dormant: a Service that we never satisfied may be another controller's.
+/// While there is no pool we are dormant: addresses that are not ours may be another controller's. What we once said must
+/// stay true all the same, and the appliance, where nobody else serves, says from the start that there is no pool.
 fn is_left_alone(service: &ServiceInput, inputs: &Inputs) -> bool {
-    let was_satisfied = service
-        .condition
-        .as_ref()
-        .is_some_and(|c| c.status == "True");
-    let is_reported = inputs.settings.report_without_pools && service.ingress.is_empty();
-    // What we once said must stay true, also after the last pool is gone.
-    let said_something = service.condition.is_some() && service.ingress.is_empty();
-    inputs.pools.is_empty() && !was_satisfied && !is_reported && !said_something
+    let is_told = service.condition.is_some() || inputs.settings.report_without_pools;
+    let has_foreign = !service.ingress.is_empty() && !service.has_our_addresses();
+    inputs.pools.is_empty() && (has_foreign || !is_told)
 }
 
 fn served(service: &ServiceInput, decision: Decision) -> Option<ServiceChange> {
@@ -95,8 +91,8 @@ fn served(service: &ServiceInput, decision: Decision) -> Option<ServiceChange> {
 
 /// A Service that we do not serve (any more): what we wrote is taken back, what others wrote stays.
 fn unserved(service: &ServiceInput) -> Option<ServiceChange> {
-    let seen = service.condition.as_ref()?;
-    let ingress = if seen.status == "True" {
+    service.condition.as_ref()?;
+    let ingress = if service.has_our_addresses() {
         Vec::new()
     } else {
         service.ingress.clone()

@@ -156,8 +156,6 @@ fn check_given(world: &World) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
-
     #[test]
     fn nobody_shares_without_consent_and_a_restart_is_none(steps in prop::collection::vec(step(), 1..24)) {
         let mut world = World::default();

@@ -798,6 +798,24 @@ fn the_member_that_was_edited_leaves() {
 }
 
 #[test]
+fn who_joins_a_group_waits_for_the_one_that_must_leave_it() {
+    let mut w = World::default();
+    w.pool("p", &["192.0.2.0/24"]);
+    w.sharer("first", "k", 80);
+    w.sharer("second", "k", 81);
+    w.settle();
+    // `second` must leave because of its port; `third` has the same one, and asks for the address meanwhile.
+    w.edit("second").sharing.ports = vec![(Protocol::Tcp, 80), (Protocol::Tcp, 82)];
+    w.sharer("third", "k", 82).requested = vec![ip("192.0.2.0")];
+    let plan = plan(&w.inputs);
+    let named: Vec<&str> = plan.services.iter().map(|c| c.name.name()).collect();
+    assert_eq!(named, ["second"]);
+    w.settle();
+    assert_eq!(w.shows("third"), "192.0.2.0 satisfied");
+    assert_eq!(w.shows("second"), "192.0.2.1 satisfied");
+}
+
+#[test]
 fn sharing_across_namespaces_takes_both_sides() {
     let listed =
         |names: &[&str]| Namespaces::Listed(names.iter().map(|n| (*n).to_owned()).collect());
@@ -1028,6 +1046,15 @@ fn dormant_before_the_first_pool_and_after_the_last() {
         "10.0.0.2 no_pool",
         "whoever serves it now is left alone"
     );
+    // Half a dual-stack request is ours too, though its condition is False.
+    let mut w = World::default();
+    w.pool("p", &["192.0.2.0/30"]);
+    w.service("half").family_policy = FamilyPolicy::RequireDualStack;
+    w.settle();
+    assert_eq!(w.shows("half"), "192.0.2.0 no_pool");
+    w.remove_pool("p");
+    w.settle();
+    assert_eq!(w.shows("half"), " no_pool");
     let mut w = World::default();
     w.inputs.settings.report_without_pools = true;
     w.service("mine");

@@ -32,10 +32,14 @@ use crate::{
 /// First pause after a failed write; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// Longest pause between tries.
-const RETRY_MAX: Duration = Duration::from_secs(300);
+const RETRY_MAX: Duration = Duration::from_mins(5);
 
 /// An event of one of the two watches.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once, from the stream into the state"
+)]
 pub enum Change {
     /// Of Services.
     Service(Event<v1::Service>),

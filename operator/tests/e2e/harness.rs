@@ -1,6 +1,11 @@
 //! An API server and an operator in this process, and questions that wait for their answer.
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+#![allow(
+    dead_code,
+    reason = "every test binary uses its own part of the harness"
+)]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use fairlead_api::{CiliumLoadBalancerIPPool, condition};
 use fairlead_apiserver::{Config as ApiConfig, Server};
@@ -20,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 /// Long enough for a machine that builds something else at the same time.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Writes that do not get through: refused with 403, or held until allowed.
 #[derive(Clone)]
@@ -123,8 +128,9 @@ pub(crate) struct Lab {
     client: Client,
     guarded: Client,
     metrics: Metrics,
-    _dir: tempfile::TempDir,
-    server: Running,
+    dir: tempfile::TempDir,
+    addr: SocketAddr,
+    server: Option<Running>,
     operator: Option<Running>,
 }
 
@@ -160,13 +166,10 @@ impl Running {
 impl Lab {
     pub(crate) async fn start(refusals: Refusals) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = ApiConfig::new(dir.path().join("data"), "127.0.0.1:0".parse().unwrap());
-        config.crds = fairlead_api::crds().iter().map(|crd| json!(crd)).collect();
-        let server = Server::open(config).unwrap();
+        let server = open(&dir, "127.0.0.1:0".parse().unwrap());
+        let addr = server.local_addr();
         let kubeconfig = Kubeconfig::from_yaml(server.kubeconfig()).unwrap();
-        let server = Running::start("api", |stop| async move {
-            server.run(stop).await.map_err(|e| e.to_string())
-        });
+        let server = Some(serve(server));
         let options = KubeConfigOptions::default();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
             .await
@@ -181,7 +184,8 @@ impl Lab {
             client,
             guarded,
             metrics: Metrics::new(),
-            _dir: dir,
+            dir,
+            addr,
             server,
             operator: None,
         };
@@ -208,7 +212,17 @@ impl Lab {
 
     pub(crate) async fn stop(mut self) {
         self.stop_operator().await;
-        self.server.end().await;
+        self.server.take().expect("it runs").end().await;
+    }
+
+    /// The API server ends and starts again on the same port with the same data.
+    pub(crate) async fn restart_server(&mut self) {
+        self.server.take().expect("it runs").end().await;
+        self.server = Some(serve(open(&self.dir, self.addr)));
+    }
+
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
     }
 
     fn services(&self) -> Api<Service> {
@@ -402,6 +416,18 @@ impl Lab {
         })
         .await;
     }
+}
+
+fn open(dir: &tempfile::TempDir, listen: SocketAddr) -> Server {
+    let mut config = ApiConfig::new(dir.path().join("data"), listen);
+    config.crds = fairlead_api::crds().iter().map(|crd| json!(crd)).collect();
+    Server::open(config).unwrap()
+}
+
+fn serve(server: Server) -> Running {
+    Running::start("api", |stop| async move {
+        server.run(stop).await.map_err(|e| e.to_string())
+    })
 }
 
 fn addresses(service: &Service) -> Vec<String> {

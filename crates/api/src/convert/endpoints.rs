@@ -129,19 +129,19 @@ fn targets(
 /// Replaces the Service's backends by what the slices say: joined by port name and protocol, both families in one list,
 /// sorted, each address and port once. Of two entries for one backend (a pod on its way from one slice to another) the
 /// more able state counts, and a node if either names one.
-pub fn join<'a>(service: &mut Service, slices: impl Iterator<Item = &'a Slice> + Clone) {
+pub fn join(service: &mut Service, slices: &[&Slice]) {
     let ports = std::mem::take(&mut service.ports);
     service.backends = ports
         .iter()
-        .map(|port| (port.name.clone(), backends_of(port, slices.clone())))
+        .map(|port| (port.name.clone(), backends_of(port, slices)))
         .collect();
     service.ports = ports;
 }
 
-fn backends_of<'a>(port: &ServicePort, slices: impl Iterator<Item = &'a Slice>) -> Vec<Backend> {
+fn backends_of(port: &ServicePort, slices: &[&Slice]) -> Vec<Backend> {
     let key = (port.name.clone(), port.protocol);
     let mut merged: BTreeMap<(IpAddr, u16), (BackendState, Option<&NodeName>)> = BTreeMap::new();
-    for backend in slices.filter_map(|s| s.backends.get(&key)).flatten() {
+    for backend in slices.iter().filter_map(|s| s.backends.get(&key)).flatten() {
         let entry = merged
             .entry((backend.addr, backend.port))
             .or_insert((backend.state, backend.node.as_ref()));

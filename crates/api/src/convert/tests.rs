@@ -146,7 +146,7 @@ fn backends(slices: &[&str]) -> Vec<String> {
         .filter_map(|yaml| slice(&read::<EndpointSlice>(yaml)).unwrap())
         .map(|converted| converted.value)
         .collect();
-    join(&mut service, slices.iter());
+    join(&mut service, &slices.iter().collect::<Vec<_>>());
     let each = service.backends["http"].iter();
     each.map(|b| {
         let node = b.node.as_ref().map_or("-", |n| n.as_str());

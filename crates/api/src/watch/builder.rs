@@ -20,6 +20,10 @@ use crate::{
 
 /// An event of one of the four watches.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once, from the stream into the builder"
+)]
 pub enum Change {
     /// Of Services.
     Service(Event<v1::Service>),
@@ -168,7 +172,8 @@ impl SnapshotBuilder {
         }
         let mut service = service.clone();
         let keys = self.slices_of.get(name).into_iter().flatten();
-        convert::join(&mut service, keys.filter_map(|key| self.slices.get(key)));
+        let slices: Vec<&Slice> = keys.filter_map(|key| self.slices.get(key)).collect();
+        convert::join(&mut service, &slices);
         Some(service)
     }
 
