@@ -1,6 +1,6 @@
 //! From what a client sent to what may be stored: shape, defaults, rules, in that order.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::kinds::{Rules, Served};
 use crate::object;
@@ -36,30 +36,7 @@ pub(crate) fn shape(
     validation: FieldValidation,
 ) -> Result<Vec<String>, ApiError> {
     let kind = &served.kind;
-    let Some(fields) = object.as_object_mut() else {
-        return Err(ApiError::bad_request(format!(
-            "the body must be a {} as a JSON object",
-            kind.kind
-        )));
-    };
-    for (field, wanted) in [
-        ("apiVersion", served.api_version()),
-        ("kind", kind.kind.clone()),
-    ] {
-        match fields
-            .get(field)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-        {
-            "" => drop(fields.insert(field.to_owned(), json!(wanted))),
-            sent if sent == wanted => {}
-            sent => {
-                return Err(ApiError::bad_request(format!(
-                    "the {field} in the data ({sent}) does not match the expected {field} ({wanted})"
-                )));
-            }
-        }
-    }
+    let fields = name_type(served, object)?;
     // Field ownership is not kept, and an empty claim would only mislead.
     if let Some(Value::Object(meta)) = fields.get_mut("metadata") {
         meta.remove("managedFields");
@@ -97,6 +74,35 @@ pub(crate) fn shape(
             )))
         }
     }
+}
+
+/// Fills in `apiVersion` and `kind` where they are missing and refuses other ones; returns the object's fields.
+fn name_type<'a>(
+    served: &Served,
+    object: &'a mut Value,
+) -> Result<&'a mut Map<String, Value>, ApiError> {
+    let kind = &served.kind.kind;
+    let Some(fields) = object.as_object_mut() else {
+        return Err(ApiError::bad_request(format!(
+            "the body must be a {kind} as a JSON object"
+        )));
+    };
+    for (field, wanted) in [("apiVersion", served.api_version()), ("kind", kind.clone())] {
+        match fields
+            .get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+        {
+            "" => drop(fields.insert(field.to_owned(), json!(wanted))),
+            sent if sent == wanted => {}
+            sent => {
+                return Err(ApiError::bad_request(format!(
+                    "the {field} in the data ({sent}) does not match the expected {field} ({wanted})"
+                )));
+            }
+        }
+    }
+    Ok(fields)
 }
 
 /// Fills in what the kind's rules fill in and refuses what they refuse. `old` is the object that is replaced.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use axum::body::{self, Body};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use fairlead_rt::CancellationToken;
@@ -16,6 +17,7 @@ use crate::config::{Config, OpenError};
 use crate::discovery::Discovery;
 use crate::engine::{self, Job, Op, Outcome, Shared, Writer};
 use crate::kinds::Registry;
+use crate::rest::write::Write;
 use crate::rest::{self, Params, Part, Shape, Target, read, watch, write};
 use crate::service::Allocated;
 use crate::status::ApiError;
@@ -120,60 +122,48 @@ impl Api {
             return Ok(response);
         }
         let target = Target::parse(&self.registry, &rest::segments(path)?)?;
-        let params = Params::parse(&head.uri)?;
-        let shape = Shape::wanted(&head.headers, &params)?;
         let warning = target.served.version().warning.clone();
-        let mut response = match (head.method, target.name.clone()) {
-            (Method::GET, _) if params.flag("watch") && target.part == Part::Whole => {
-                watch::watch(self, target, &params, shape, stop)?
-            }
-            (Method::GET, Some(name)) => read::get(self, &target, &name, shape)?,
-            (Method::GET, None) => read::list(self, &target, &params, shape)?,
-            (Method::POST, None) => {
-                write::create(
-                    self,
-                    target,
-                    &params,
-                    shape,
-                    &head.headers,
-                    self.body(body).await?,
-                )
-                .await?
-            }
-            (Method::PUT, Some(name)) => {
-                write::replace(
-                    self,
-                    target,
-                    &name,
-                    &params,
-                    shape,
-                    &head.headers,
-                    self.body(body).await?,
-                )
-                .await?
-            }
-            (Method::PATCH, Some(name)) => {
-                write::patch(
-                    self,
-                    target,
-                    &name,
-                    &params,
-                    shape,
-                    &head.headers,
-                    self.body(body).await?,
-                )
-                .await?
-            }
-            (Method::DELETE, Some(name)) if target.part == Part::Whole => {
-                write::delete(self, target, &name, &params, self.body(body).await?).await?
-            }
-            (Method::DELETE, None) => {
-                write::delete_many(self, target, &params, self.body(body).await?).await?
-            }
-            _ => return Err(ApiError::MethodNotAllowed),
-        };
+        let mut response = self.dispatch(target, &head, body, stop).await?;
         rest::warn(&mut response, &warning);
         Ok(response)
+    }
+
+    async fn dispatch(
+        &self,
+        target: Target,
+        head: &Parts,
+        body: Body,
+        stop: CancellationToken,
+    ) -> Result<Response<Body>, ApiError> {
+        let params = Params::parse(&head.uri)?;
+        let shape = Shape::wanted(&head.headers, &params)?;
+        let is_whole = target.part == Part::Whole;
+        let name = target.name.clone();
+        if head.method == Method::GET {
+            return match name {
+                _ if is_whole && params.flag("watch") => {
+                    watch::watch(self, target, &params, shape, stop)
+                }
+                Some(name) => read::get(self, &target, &name, shape),
+                None => read::list(self, &target, &params, shape),
+            };
+        }
+        let body = self.body(body).await?;
+        let write = Write {
+            target,
+            params,
+            shape,
+            headers: &head.headers,
+            body,
+        };
+        match (&head.method, name) {
+            (&Method::POST, None) => write::create(self, write).await,
+            (&Method::PUT, Some(name)) => write::replace(self, write, &name).await,
+            (&Method::PATCH, Some(name)) => write::patch(self, write, &name).await,
+            (&Method::DELETE, Some(name)) if is_whole => write::delete(self, write, &name).await,
+            (&Method::DELETE, None) => write::delete_many(self, write).await,
+            _ => Err(ApiError::MethodNotAllowed),
+        }
     }
 
     async fn body(&self, body: Body) -> Result<Bytes, ApiError> {

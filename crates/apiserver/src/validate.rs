@@ -23,26 +23,8 @@ pub(crate) fn check_metadata(
     old: Option<&Value>,
     causes: &mut Vec<Cause>,
 ) {
-    let name = object::name(new);
     if old.is_none() {
-        if name.is_empty() {
-            causes.push(Cause::required(
-                "metadata.name",
-                "name or generateName is required",
-            ));
-        } else {
-            let verdict = match kind.rules {
-                Rules::Namespace | Rules::Service => names::label(name),
-                _ => names::subdomain(name),
-            };
-            if let Err(detail) = verdict {
-                causes.push(Cause::invalid(
-                    "metadata.name",
-                    &new["metadata"]["name"],
-                    &detail,
-                ));
-            }
-        }
+        check_name(kind, new, causes);
     }
     check_map(new, "labels", causes, |key, value, field, causes| {
         if let Err(detail) = names::qualified(key) {
@@ -79,6 +61,28 @@ pub(crate) fn check_metadata(
                 ));
             }
         }
+    }
+}
+
+fn check_name(kind: &Kind, new: &Value, causes: &mut Vec<Cause>) {
+    let name = object::name(new);
+    let verdict = match kind.rules {
+        _ if name.is_empty() => {
+            causes.push(Cause::required(
+                "metadata.name",
+                "name or generateName is required",
+            ));
+            return;
+        }
+        Rules::Namespace | Rules::Service => names::label(name),
+        _ => names::subdomain(name),
+    };
+    if let Err(detail) = verdict {
+        causes.push(Cause::invalid(
+            "metadata.name",
+            &new["metadata"]["name"],
+            &detail,
+        ));
     }
 }
 

@@ -58,38 +58,43 @@ fn decode(headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError> {
     }
 }
 
-pub(crate) async fn create(
-    api: &Api,
-    target: Target,
-    params: &Params,
-    shape: Shape,
-    headers: &HeaderMap,
-    body: Bytes,
-) -> Result<Response<Body>, ApiError> {
-    let validation = FieldValidation::parse(params.text("fieldValidation"))?;
-    let object = decode(headers, &body)?;
-    let dry_run = dry_run(params)?;
+/// A request that writes, read in full.
+pub(crate) struct Write<'a> {
+    pub(crate) target: Target,
+    pub(crate) params: Params,
+    pub(crate) shape: Shape,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Write<'_> {
+    fn validation(&self) -> Result<FieldValidation, ApiError> {
+        FieldValidation::parse(self.params.text("fieldValidation"))
+    }
+}
+
+pub(crate) async fn create(api: &Api, write: Write<'_>) -> Result<Response<Body>, ApiError> {
+    let validation = write.validation()?;
+    let object = decode(write.headers, &write.body)?;
+    let dry_run = dry_run(&write.params)?;
+    let target = &write.target;
     if target.served.kind.namespaced && target.namespace.is_none() {
         return Err(ApiError::MethodNotAllowed);
     }
     let place = target.clone();
     let op: Op = Box::new(move |tx| create_in(tx, &place, object, validation));
-    answer(&target, shape, api.write(op, dry_run).await?)
+    answer(target, write.shape, api.write(op, dry_run).await?)
 }
 
 pub(crate) async fn replace(
     api: &Api,
-    target: Target,
+    write: Write<'_>,
     name: &str,
-    params: &Params,
-    shape: Shape,
-    headers: &HeaderMap,
-    body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let validation = FieldValidation::parse(params.text("fieldValidation"))?;
-    let object = decode(headers, &body)?;
-    let dry_run = dry_run(params)?;
-    let (place, name) = (target.clone(), name.to_owned());
+    let validation = write.validation()?;
+    let object = decode(write.headers, &write.body)?;
+    let dry_run = dry_run(&write.params)?;
+    let (place, name) = (write.target.clone(), name.to_owned());
     let op: Op = Box::new(move |tx| {
         let creates = place.served.kind.rules.put_creates() && place.part == Part::Whole;
         if creates && tx.get(&place.key(&name)).is_none() {
@@ -98,34 +103,27 @@ pub(crate) async fn replace(
             object::set_meta(&mut object, "name", name.as_str());
             return create_in(tx, &place, object, validation);
         }
-        update(tx, &place, &name, validation, move |_| {
-            check_name(&object, &name_of(&object))?;
-            Ok(object)
-        })
+        update(tx, &place, &name, validation, move |_| Ok(object))
     });
-    answer(&target, shape, api.write(op, dry_run).await?)
+    answer(&write.target, write.shape, api.write(op, dry_run).await?)
 }
 
 pub(crate) async fn patch(
     api: &Api,
-    target: Target,
+    write: Write<'_>,
     name: &str,
-    params: &Params,
-    shape: Shape,
-    headers: &HeaderMap,
-    body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let validation = FieldValidation::parse(params.text("fieldValidation"))?;
-    let patch = Patch::parse(&target.served, headers, &body)?;
-    let dry_run = dry_run(params)?;
-    let (place, name) = (target.clone(), name.to_owned());
+    let validation = write.validation()?;
+    let patch = Patch::parse(&write.target.served, write.headers, &write.body)?;
+    let dry_run = dry_run(&write.params)?;
+    let (place, name) = (write.target.clone(), name.to_owned());
     let op: Op = Box::new(move |tx| {
-        let schema_of = place.served.clone();
+        let served = place.served.clone();
         update(tx, &place, &name, validation, move |current| {
-            patch.apply(&schema_of.version().schema, current)
+            patch.apply(&served.version().schema, current)
         })
     });
-    answer(&target, shape, api.write(op, dry_run).await?)
+    answer(&write.target, write.shape, api.write(op, dry_run).await?)
 }
 
 fn name_of(object: &Value) -> String {
@@ -312,24 +310,7 @@ fn update(
         ));
     }
     let mut new = restrict(target, new, &old);
-    for field in [
-        "uid",
-        "creationTimestamp",
-        "generation",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "name",
-    ] {
-        match old["metadata"].get(field) {
-            Some(value) => object::set_meta(&mut new, field, value.clone()),
-            None => drop(object::meta_mut(&mut new).remove(field)),
-        }
-    }
-    object::set_meta(
-        &mut new,
-        "resourceVersion",
-        object::meta(&old, "resourceVersion"),
-    );
+    keep_system_fields(&mut new, &old);
     admit::admit(served, &mut new, Some(&old), tx.allocated)?;
     new["apiVersion"] = json!(kind.stored_as);
     if new == *old {
@@ -354,6 +335,24 @@ fn update(
         created: false,
         warnings,
     })
+}
+
+/// What only the server writes stays as it was.
+fn keep_system_fields(new: &mut Value, old: &Value) {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "name",
+        "resourceVersion",
+    ] {
+        match old["metadata"].get(field) {
+            Some(value) => object::set_meta(new, field, value.clone()),
+            None => drop(object::meta_mut(new).remove(field)),
+        }
+    }
 }
 
 fn check_preconditions(target: &Target, new: &Value, old: &Value) -> Result<(), ApiError> {

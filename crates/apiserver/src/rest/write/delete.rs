@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
-use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::dry_run;
+use super::{Write, dry_run};
 use crate::api::Api;
 use crate::clock;
 use crate::engine::{Op, Outcome, Tx};
@@ -61,18 +60,17 @@ impl Options {
 
 pub(crate) async fn delete(
     api: &Api,
-    target: Target,
+    write: Write<'_>,
     name: &str,
-    params: &Params,
-    body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let options = Options::parse(params, &body)?;
+    let options = Options::parse(&write.params, &write.body)?;
     let dry_run = options.dry_run;
-    let (place, name) = (target.clone(), name.to_owned());
+    let (place, name) = (write.target.clone(), name.to_owned());
     let op: Op = Box::new(move |tx| delete_one(tx, &place, &name, &options));
-    let kind = &target.served.kind;
+    let served = &write.target.served;
+    let kind = &served.kind;
     Ok(match api.write(op, dry_run).await? {
-        Outcome::Object { object, .. } => respond(StatusCode::OK, &view(&target.served, &object)),
+        Outcome::Object { object, .. } => respond(StatusCode::OK, &view(served, &object)),
         Outcome::Deleted(last) => {
             let gone = status::deleted(
                 &kind.plural,
@@ -86,17 +84,18 @@ pub(crate) async fn delete(
     })
 }
 
-pub(crate) async fn delete_many(
-    api: &Api,
-    target: Target,
-    params: &Params,
-    body: Bytes,
-) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn delete_many(api: &Api, write: Write<'_>) -> Result<Response<Body>, ApiError> {
+    let Write {
+        target,
+        params,
+        body,
+        ..
+    } = write;
     let kind = target.served.kind.clone();
     if kind.namespaced && target.namespace.is_none() {
         return Err(ApiError::MethodNotAllowed);
     }
-    let options = Options::parse(params, &body)?;
+    let options = Options::parse(&params, &body)?;
     let dry_run = options.dry_run;
     let selector = Selector::parse(
         &kind,
