@@ -69,7 +69,10 @@ pub async fn run(
                 continue;
             }
             let say = tokio::time::timeout(DEADLINE, say(&policies, name, &faults)).await;
-            match say.map_err(BoxError::from).and_then(|o| o.map_err(BoxError::from)) {
+            match say
+                .map_err(BoxError::from)
+                .and_then(|o| o.map_err(BoxError::from))
+            {
                 Ok(()) => drop(said.insert(name.clone(), faults)),
                 Err(error) => {
                     debug!(policy = %name, error = %error, "conditions not written, trying again");

@@ -28,12 +28,7 @@ mod responder;
 mod sockets;
 mod thread;
 
-use crate::{
-    conditions, lease,
-    ownership::Settings,
-    policy::Programmed,
-    status::L2Status,
-};
+use crate::{conditions, lease, ownership::Settings, policy::Programmed, status::L2Status};
 pub use sockets::SocketError;
 
 /// What an announcer is told once.

@@ -74,7 +74,7 @@ pub struct Sender {
 pub fn probe(sender: &Sender, target: IpAddr, to: Option<MacAddr>) -> FrameBytes {
     match target {
         IpAddr::V4(ip) => {
-            let dst = to.map_or(Mac::broadcast(), mac);
+            let dst = to.map_or_else(Mac::broadcast, mac);
             let asked = (Mac::zero(), ip);
             arp(
                 sender,
@@ -93,9 +93,8 @@ pub fn announcement(sender: &Sender, vip: IpAddr) -> [Option<FrameBytes>; 2] {
     let here = mac(sender.mac);
     match vip {
         IpAddr::V4(ip) => {
-            let build = |operation, target| {
-                arp(sender, Mac::broadcast(), operation, ip, (target, ip))
-            };
+            let build =
+                |operation, target| arp(sender, Mac::broadcast(), operation, ip, (target, ip));
             [
                 Some(build(ArpOperations::Request, Mac::zero())),
                 Some(build(ArpOperations::Reply, here)),
@@ -215,8 +214,8 @@ fn arp(
 ) -> FrameBytes {
     let mut frame = FrameBytes::new(ETH + ARP);
     ethernet(&mut frame, dst, mac(sender.mac), EtherTypes::Arp);
-    let mut arp = MutableArpPacket::new(&mut frame.bytes[ETH..])
-        .expect("the buffer holds the longest frame");
+    let mut arp =
+        MutableArpPacket::new(&mut frame.bytes[ETH..]).expect("the buffer holds the longest frame");
     arp.set_hardware_type(ArpHardwareTypes::Ethernet);
     arp.set_protocol_type(EtherTypes::Ipv4);
     arp.set_hw_addr_len(6);
@@ -232,13 +231,13 @@ fn arp(
 /// To everybody in DAD form; to one station from the link-local address, which a unicast question needs.
 fn solicitation(sender: &Sender, target: Ipv6Addr, to: Option<MacAddr>) -> FrameBytes {
     let unicast = to.zip(sender.link_local);
-    let (dst_mac, src, dst) = match unicast {
-        Some((to, link_local)) => (mac(to), link_local, target),
-        None => {
+    let (dst_mac, src, dst) = unicast.map_or_else(
+        || {
             let group = solicited_node(target);
             (multicast_mac(group), Ipv6Addr::UNSPECIFIED, group)
-        }
-    };
+        },
+        |(to, link_local)| (mac(to), link_local, target),
+    );
     let with_option = unicast.is_some();
     let body = ND + if with_option { OPTION } else { 0 };
     let mut frame = FrameBytes::new(ETH + IPV6 + body);

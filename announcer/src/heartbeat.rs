@@ -312,7 +312,11 @@ pub fn decode<'a>(datagram: &'a [u8], keys: &[Key]) -> Result<Message<'a>, Decod
 
 /// Splits claims into chunks that fit: how many chunks `n` claims need; an empty list is one empty chunk.
 pub const fn chunks_for(n: usize) -> usize {
-    if n == 0 { 1 } else { n.div_ceil(CLAIMS_PER_CHUNK) }
+    if n == 0 {
+        1
+    } else {
+        n.div_ceil(CLAIMS_PER_CHUNK)
+    }
 }
 
 // === reading and writing parts ===
@@ -407,7 +411,11 @@ fn read_claims(mut reader: Reader<'_>) -> Option<Body<'_>> {
 }
 
 fn write_claim(writer: &mut Writer<'_>, claim: &Claim) {
-    let v6 = if claim.vip.is_ipv6() { claim_flags::V6 } else { 0 };
+    let v6 = if claim.vip.is_ipv6() {
+        claim_flags::V6
+    } else {
+        0
+    };
     let offered = if claim.offered_to.is_some() {
         claim_flags::OFFERED
     } else {

@@ -40,7 +40,7 @@ impl Default for LeaseConfig {
     fn default() -> Self {
         Self {
             namespace: "kube-system".to_owned(),
-            duration: Duration::from_secs(3_600),
+            duration: Duration::from_hours(1),
         }
     }
 }
@@ -52,7 +52,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// One API call.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Between two looks at who holds what.
-const LOOK: Duration = Duration::from_secs(300);
+const LOOK: Duration = Duration::from_mins(5);
 
 /// When each Lease of ours is due.
 #[derive(Debug, Default)]
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_thousand_leases_cost_about_a_write_a_second() {
-        let hour = Duration::from_secs(3_600);
+        let hour = Duration::from_hours(1);
         let now = clock::now();
         let mut due = Due::default();
         due.set(&(0..1_000).map(service).collect(), now);
@@ -287,12 +287,15 @@ mod tests {
     fn taking_a_lease_over_is_a_transition_and_renewing_is_none() {
         let (a, b) = (NodeName::new("a").unwrap(), NodeName::new("b").unwrap());
         let mut spec = LeaseSpec::default();
-        claim(&mut spec, &a, Duration::from_secs(3_600));
+        claim(&mut spec, &a, Duration::from_hours(1));
         let acquired = spec.acquire_time.clone();
         assert_eq!(spec.lease_transitions, Some(0));
-        claim(&mut spec, &a, Duration::from_secs(3_600));
-        assert_eq!((&spec.acquire_time, spec.lease_transitions), (&acquired, Some(0)));
-        claim(&mut spec, &b, Duration::from_secs(3_600));
+        claim(&mut spec, &a, Duration::from_hours(1));
+        assert_eq!(
+            (&spec.acquire_time, spec.lease_transitions),
+            (&acquired, Some(0))
+        );
+        claim(&mut spec, &b, Duration::from_hours(1));
         assert_eq!(spec.lease_transitions, Some(1));
         assert_eq!(spec.holder_identity.as_deref(), Some("b"));
         assert_eq!(spec.lease_duration_seconds, Some(3_600));

@@ -7,7 +7,7 @@
 //! Invariants: an address is answered only under a claim; a claim is made only after silence on the wire, an offer by its owner, or the
 //! adoption of entries that still answer (style.md I4); nothing is announced that the datapath does not serve (I1). Steady state allocates nothing.
 //!
-//! Read [`order`] for who comes first, [`table`] for what may be owned, then `peers` (who is alive), `takeover` (silence), `group` (one
+//! Read [`order`] for who comes first, [`table`] for what may be owned, then `peers` (who is alive), `takeover` (silence), `probing` (asking), `group` (one
 //! ownership group's life) and `claims` (what peers say they own).
 
 use std::{net::IpAddr, time::Duration};
@@ -22,6 +22,7 @@ mod handover;
 pub mod order;
 mod peers;
 mod placement;
+mod probing;
 pub mod report;
 pub mod table;
 mod takeover;
@@ -209,6 +210,10 @@ const RECENT_BEATS: usize = 20;
 
 /// The engine of one segment.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about the segment and about what is to be sent"
+)]
 pub struct Engine {
     settings: Settings,
     me: Me,
@@ -489,7 +494,11 @@ impl Engine {
                 }
             }
             let next = self.beat_at + self.settings.beat;
-            self.beat_at = if next > now { next } else { now + self.settings.beat };
+            self.beat_at = if next > now {
+                next
+            } else {
+                now + self.settings.beat
+            };
         }
         self.wake_by(self.beat_at);
     }
@@ -500,11 +509,10 @@ impl Engine {
         }
         if now >= self.gateway_asked + self.settings.gateway_ask {
             self.gateway_asked = now;
-            out.extend(
-                self.gateways
-                    .iter()
-                    .map(|vip| Action::Probe { vip: *vip, to: None }),
-            );
+            out.extend(self.gateways.iter().map(|vip| Action::Probe {
+                vip: *vip,
+                to: None,
+            }));
         }
         self.wake_by(self.gateway_asked + self.settings.gateway_ask);
     }

@@ -471,7 +471,9 @@ impl Control {
             let groups: BTreeSet<IpAddr> = wanted.services.keys().filter_map(group_of).collect();
             let joined = self.joined.entry(known.ifindex).or_default();
             let new = groups.difference(joined).map(|g| (known.ifindex, *g, true));
-            let old = joined.difference(&groups).map(|g| (known.ifindex, *g, false));
+            let old = joined
+                .difference(&groups)
+                .map(|g| (known.ifindex, *g, false));
             changes.extend(new.chain(old));
         }
         for (ifindex, group, is_join) in changes {

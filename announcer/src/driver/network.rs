@@ -117,9 +117,7 @@ impl Kernel {
 fn has_prefix(ip: IpAddr, of: IpAddr, len: u8) -> bool {
     let differing = |bits: u32| u32::from(len) <= bits;
     match (ip, of) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => {
-            differing((u32::from(a) ^ u32::from(b)).leading_zeros())
-        }
+        (IpAddr::V4(a), IpAddr::V4(b)) => differing((u32::from(a) ^ u32::from(b)).leading_zeros()),
         (IpAddr::V6(a), IpAddr::V6(b)) => {
             differing((u128::from(a) ^ u128::from(b)).leading_zeros())
         }

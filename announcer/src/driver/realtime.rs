@@ -25,6 +25,10 @@ pub(super) fn make_realtime() -> bool {
 #[inline(never)]
 pub(super) fn lock_stack() -> bool {
     // Touching the array makes the pages exist; they stay locked when this frame is gone and deeper calls use them again.
+    #[expect(
+        clippy::large_stack_arrays,
+        reason = "the stack itself is what is to be locked"
+    )]
     let reserve = [0u8; STACK];
     lock(std::hint::black_box(&reserve[..]))
 }

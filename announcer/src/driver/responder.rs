@@ -87,9 +87,7 @@ impl Responder {
             mac: mac.0,
             cell: self.cell,
         };
-        self.maps
-            .peers
-            .insert(&key, &u32::from(slot), Insert::Any)
+        self.maps.peers.insert(&key, &u32::from(slot), Insert::Any)
     }
 
     pub(super) fn no_peer(&self, mac: MacAddr) -> Result<(), MapError> {

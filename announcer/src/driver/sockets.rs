@@ -155,7 +155,10 @@ impl Sockets {
     /// Reads one waiting heartbeat; `None` if there is none.
     pub(super) fn read_heartbeat(&self, buffer: &mut [u8]) -> Option<usize> {
         let sockets = [self.v4.as_ref(), self.v6.as_ref()];
-        sockets.into_iter().flatten().find_map(|socket| read(socket, buffer))
+        sockets
+            .into_iter()
+            .flatten()
+            .find_map(|socket| read(socket, buffer))
     }
 
     /// Reads one waiting ARP or neighbour discovery frame; `None` if there is none.

@@ -225,15 +225,23 @@ fn two_nodes_agree_on_an_owner_and_it_announces_both_families() {
     assert_eq!(nodes[other.as_str()].1.entries.len().unwrap(), 0);
     let mac = lan.mac(&owner);
     for vip in [VIP4, VIP6] {
-        wait("an announcement is on the wire", || ear.heard(ip(vip)) == Some(mac));
+        wait("an announcement is on the wire", || {
+            ear.heard(ip(vip)) == Some(mac)
+        });
     }
     // The solicited-node group is the kernel's on both, so that a takeover waits for no membership.
     for name in ["a", "b"] {
-        wait("the group is joined", || lan.groups(name).contains("ff02::1:ff00:100"));
+        wait("the group is joined", || {
+            lan.groups(name).contains("ff02::1:ff00:100")
+        });
     }
     let peers = running.status.borrow().peers.clone();
     assert_eq!(peers.len(), 1);
-    assert!(peers.values().all(|peer| peer.is_alive && peer.node == other));
+    assert!(
+        peers
+            .values()
+            .all(|peer| peer.is_alive && peer.node == other)
+    );
 }
 
 #[test]
@@ -249,8 +257,13 @@ fn a_node_that_vanishes_is_followed() {
     let survivor = &nodes[other.as_str()].0;
     wait("the other one takes over", || survivor.owns(VIP4));
     let (_, _, why) = survivor.row(VIP4).unwrap();
-    assert!(why.starts_with(&format!("took over from {owner}: silent for ")), "{why}");
-    wait("it announces", || ear.heard(ip(VIP4)) == Some(lan.mac(&other)));
+    assert!(
+        why.starts_with(&format!("took over from {owner}: silent for ")),
+        "{why}"
+    );
+    wait("it announces", || {
+        ear.heard(ip(VIP4)) == Some(lan.mac(&other))
+    });
 }
 
 #[test]
@@ -275,9 +288,12 @@ fn loss_of_carrier_lets_go() {
     lan.unplug(&owner);
     let (lost, maps) = &nodes[owner.as_str()];
     wait("the entries are gone", || maps.entries.is_empty().unwrap());
-    wait("the other one takes over", || nodes[other.as_str()].0.owns(VIP4));
+    wait("the other one takes over", || {
+        nodes[other.as_str()].0.owns(VIP4)
+    });
     wait("the reason is shown", || {
-        lost.row(VIP4).is_some_and(|(_, _, why)| why == "the interface has no carrier")
+        lost.row(VIP4)
+            .is_some_and(|(_, _, why)| why == "the interface has no carrier")
     });
 }
 
@@ -300,7 +316,10 @@ fn a_killed_agent_adopts_what_its_maps_hold_before_the_api_answers() {
         row.is_self && !row.services.is_empty()
     });
     let (_, after) = maps.entries.entries().unwrap()[0];
-    assert_eq!((after.epoch, after.cell_epoch), (before.epoch, before.cell_epoch));
+    assert_eq!(
+        (after.epoch, after.cell_epoch),
+        (before.epoch, before.cell_epoch)
+    );
     let cell = maps.cells.read(0);
     assert!(cell.deadline > clock::boottime_ns());
 }
@@ -330,7 +349,9 @@ fn nothing_is_held_before_it_is_programmed_or_after_it_is_unwanted() {
         ..Snapshot::clone(&snapshot(&[]))
     };
     running.snapshot.send_replace(Some(Arc::new(empty)));
-    wait("nothing is held", || running.status.borrow().held.is_empty());
+    wait("nothing is held", || {
+        running.status.borrow().held.is_empty()
+    });
     assert!(maps.entries.is_empty().unwrap());
 }
 
@@ -357,7 +378,10 @@ fn an_unknown_interface_is_said_and_taken_when_it_comes() {
     let running = Running::start(&lan, "a", &maps, Some(snapshot(&[VIP4])));
     wait("the trouble is shown", || {
         let status = running.status.borrow();
-        let trouble = status.interfaces.get("lan0").and_then(|i| i.trouble.clone());
+        let trouble = status
+            .interfaces
+            .get("lan0")
+            .and_then(|i| i.trouble.clone());
         trouble.is_some_and(|trouble| trouble == "no interface is called lan0")
     });
     lan.rename("a", "away0", "lan0");

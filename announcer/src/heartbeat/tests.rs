@@ -105,7 +105,10 @@ fn the_fullest_messages_fit_a_datagram() {
         flags: u8::MAX,
     };
     let len = encode_beat(&mut buffer, &key, &header(), std::iter::repeat(heard));
-    let Body::Beat(list) = decode(&buffer[..len], &[key.clone()]).unwrap().body else {
+    let Body::Beat(list) = decode(&buffer[..len], std::slice::from_ref(&key))
+        .unwrap()
+        .body
+    else {
         panic!("no beat");
     };
     assert_eq!(list.iter().count(), MAX_HEARD);

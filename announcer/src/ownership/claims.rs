@@ -206,8 +206,7 @@ impl Engine {
             if !peer.may_own() {
                 continue;
             }
-            let (member, mac, node, is_alive) =
-                (peer.member, peer.mac, peer.node, peer.is_alive());
+            let (member, mac, node, is_alive) = (peer.member, peer.mac, peer.node, peer.is_alive());
             let mine = self.table.group_state[group].epoch;
             let mut common = self.table.vips_of(group).filter(|vip| {
                 self.table.vip_state[*vip].answering && self.table.claim(slot, *vip) > 0

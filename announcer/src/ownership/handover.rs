@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    Action, Engine,
-    group::Phase,
-    order::MemberId,
-    report::Why,
-};
+use super::{Action, Engine, group::Phase, order::MemberId, report::Why};
 use crate::time::BootTime;
 
 /// How long a target that did not take an offer is not asked again.

@@ -37,7 +37,10 @@ pub(crate) fn words(vip: IpAddr) -> (u64, u64) {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),
         IpAddr::V6(ip) => ip,
     });
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves of 128 bits")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the two halves of 128 bits"
+    )]
     let halves = ((bits >> 64) as u64, bits as u64);
     halves
 }
@@ -50,7 +53,9 @@ pub(crate) const fn mix(words: &[u64]) -> u64 {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut at = 0;
     while at < words.len() {
-        state = state.wrapping_add(words[at]).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        state = state
+            .wrapping_add(words[at])
+            .wrapping_add(0x9e37_79b9_7f4a_7c15);
         state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         state ^= state >> 31;
@@ -107,6 +112,9 @@ mod tests {
     #[test]
     fn the_bound_is_an_even_share_and_a_tenth() {
         let cases = [(1, 2), (2, 2), (3, 2), (10, 2), (1000, 2), (0, 3), (5, 0)];
-        assert_eq!(cases.map(|(g, m)| load_bound(g, m)), [1, 1, 2, 5, 550, 0, 0]);
+        assert_eq!(
+            cases.map(|(g, m)| load_bound(g, m)),
+            [1, 1, 2, 5, 550, 0, 0]
+        );
     }
 }

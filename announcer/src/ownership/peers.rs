@@ -331,12 +331,7 @@ impl Engine {
     }
 
     /// The slot of a member; a new one takes a free slot, or that of the member that has been away longest.
-    fn slot_for(
-        &mut self,
-        header: &Header,
-        now: BootTime,
-        out: &mut Vec<Action>,
-    ) -> Option<usize> {
+    fn slot_for(&mut self, header: &Header, now: BootTime, out: &mut Vec<Action>) -> Option<usize> {
         let member = header.member();
         let known = |p: &Option<Peer>| p.as_ref().is_some_and(|p| p.member == member);
         if let Some(slot) = self.peers.iter().position(known) {
@@ -451,7 +446,11 @@ impl Engine {
         peers
             .filter(move |peer| now.since(peer.last_any) <= tolerated)
             .map(move |peer| {
-                let mutual = if peer.is_alive() { heard_flags::MUTUAL } else { 0 };
+                let mutual = if peer.is_alive() {
+                    heard_flags::MUTUAL
+                } else {
+                    0
+                };
                 let settled = if peer.is_settled(&self.settings, now) {
                     heard_flags::SETTLED
                 } else {

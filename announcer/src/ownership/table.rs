@@ -5,7 +5,6 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-
 use super::{
     group::{GroupState, VipState},
     order::NodeId,
@@ -273,7 +272,9 @@ fn merge(specs: &[GroupSpec]) -> Vec<GroupSpec> {
             }
             std::collections::btree_map::Entry::Occupied(mut occupied) => {
                 let group = occupied.get_mut();
-                group.eligible.retain(|n| spec.eligible.binary_search(n).is_ok());
+                group
+                    .eligible
+                    .retain(|n| spec.eligible.binary_search(n).is_ok());
                 group.vips.append(&mut spec.vips);
                 group.lease_holder = group.lease_holder.or(spec.lease_holder);
             }
@@ -282,7 +283,9 @@ fn merge(specs: &[GroupSpec]) -> Vec<GroupSpec> {
     let mut groups: Vec<GroupSpec> = merged.into_values().collect();
     for group in &mut groups {
         // An address that one Service has programmed and another not yet is answered: the packets have a place to go.
-        group.vips.sort_unstable_by_key(|(addr, is_programmed)| (*addr, !*is_programmed));
+        group
+            .vips
+            .sort_unstable_by_key(|(addr, is_programmed)| (*addr, !*is_programmed));
         group.vips.dedup_by_key(|(addr, _)| *addr);
     }
     groups.sort_by_key(|group| group.vips[0].0);
@@ -296,7 +299,6 @@ fn find(root: &mut [usize], mut at: usize) -> usize {
     }
     at
 }
-
 
 #[cfg(test)]
 mod tests {

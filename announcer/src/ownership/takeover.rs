@@ -147,7 +147,8 @@ impl Engine {
         };
         let mut vips = self.table.vips_of(group);
         let only = (vips.next(), vips.next());
-        let is_probed = matches!(only, (Some(vip), None) if suspicion.vip == u32::try_from(vip).ok());
+        let is_probed =
+            matches!(only, (Some(vip), None) if suspicion.vip == u32::try_from(vip).ok());
         let is_first = suspicion.silent_at == Some(probing.began);
         Probing {
             began: suspicion.since,

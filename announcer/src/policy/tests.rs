@@ -212,7 +212,10 @@ fn a_policy_that_cannot_be_read_announces_nothing_and_says_what_is_wrong() {
     };
     let verdict = bad(|p| p.interfaces = vec!["eth(".into()]);
     let message = verdict.bad_interface_regex.unwrap();
-    assert!(message.starts_with("spec.interfaces[0]: `eth(`"), "{message}");
+    assert!(
+        message.starts_with("spec.interfaces[0]: `eth(`"),
+        "{message}"
+    );
     let verdict = bad(|p| p.node_selector = Err("spec.nodeSelector: broken".into()));
     assert_eq!(
         verdict.idle_because().as_deref(),

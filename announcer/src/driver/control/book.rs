@@ -210,7 +210,9 @@ fn log(key: Vip, report: &GroupReport) {
 /// The wall clock's reading at a point of boot time, to the millisecond.
 fn wall(at: BootTime) -> SystemTime {
     let ago = BootTime::from_nanos(clock::boottime_ns()).since(at);
-    let wall = clock::wall().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
+    let wall = clock::wall()
+        .checked_sub(ago)
+        .unwrap_or(SystemTime::UNIX_EPOCH);
     let since_epoch = wall
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();

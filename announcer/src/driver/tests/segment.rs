@@ -72,7 +72,9 @@ impl Lan {
         ));
         ip_command(&format!("-n {sw} link set port-{name} master br0 up"));
         ip_command(&format!("-n {ns} addr add 192.0.2.{host}/24 dev lan0"));
-        ip_command(&format!("-n {ns} addr add 2001:db8::{host}/64 dev lan0 nodad"));
+        ip_command(&format!(
+            "-n {ns} addr add 2001:db8::{host}/64 dev lan0 nodad"
+        ));
         ip_command(&format!("-n {ns} link set lan0 up"));
     }
 

@@ -28,7 +28,11 @@ fn an_announcement_is_repeated_after_50_200_and_1000_ms() {
     let mut sim = Sim::started(1, 1, 1);
     sim.run(ms(4_000));
     let first = sim.announced[0].0;
-    let after: Vec<Duration> = sim.announced.iter().map(|(at, ..)| at.since(first)).collect();
+    let after: Vec<Duration> = sim
+        .announced
+        .iter()
+        .map(|(at, ..)| at.since(first))
+        .collect();
     assert_eq!(after, [ms(0), ms(50), ms(200), ms(1_000)]);
 }
 
@@ -120,7 +124,11 @@ fn a_killed_agent_whose_kernel_answers_keeps_its_addresses() {
     assert_eq!(sim.owner(1), Some(owner));
     let probes = sim.probed.iter().filter(|(_, who, _)| *who == other(owner));
     // One probe every 50 ms, all of them answered.
-    assert!((40..=52).contains(&probes.count()), "{:?}", sim.probed.len());
+    assert!(
+        (40..=52).contains(&probes.count()),
+        "{:?}",
+        sim.probed.len()
+    );
 }
 
 #[test]
@@ -325,7 +333,10 @@ fn the_wait_of_a_returning_node_doubles_at_each_relapse() {
         sim.run(ms(1_000));
         sim.set_link(back, true);
         sim.run(ms(wait - 200));
-        assert!((1..=10).all(|v| sim.owner(v) == Some(other(back))), "{wait}");
+        assert!(
+            (1..=10).all(|v| sim.owner(v) == Some(other(back))),
+            "{wait}"
+        );
         sim.run(ms(3_500));
         assert!((1..=10).any(|v| sim.owner(v) == Some(back)), "{wait}");
     }
@@ -400,7 +411,11 @@ fn a_node_that_a_policy_no_longer_selects_hands_over() {
 fn a_deleted_service_is_let_go_at_once() {
     let mut sim = Sim::settled(2, 2, 1);
     sim.configure(|_, specs| specs.truncate(1));
-    assert!(sim.nodes.iter().all(|n| !n.kernel.entries.contains_key(&vip(2))));
+    assert!(
+        sim.nodes
+            .iter()
+            .all(|n| !n.kernel.entries.contains_key(&vip(2)))
+    );
     sim.run(ms(1_000));
     assert!(sim.owner(1).is_some());
 }
@@ -413,9 +428,11 @@ fn a_stranger_that_answers_is_a_conflict_and_nothing_is_announced() {
     sim.start(1);
     sim.run(ms(8_000));
     assert!(sim.announced.is_empty());
-    assert!((0..2).any(|n| {
-        matches!(sim.why(n, 1).unwrap().why, Why::Conflict(mac) if mac.0[5] == 100)
-    }));
+    assert!(
+        (0..2).any(|n| {
+            matches!(sim.why(n, 1).unwrap().why, Why::Conflict(mac) if mac.0[5] == 100)
+        })
+    );
     // It goes: the address is probed again after a while and used.
     sim.strangers.clear();
     sim.run(ms(12_000));

@@ -591,7 +591,10 @@ impl Sim {
 
     fn stations(&self) -> Vec<usize> {
         let strangers = self.strangers.iter().map(|(s, _)| *s);
-        (0..self.nodes.len()).chain(strangers).chain([WITNESS]).collect()
+        (0..self.nodes.len())
+            .chain(strangers)
+            .chain([WITNESS])
+            .collect()
     }
 
     fn send(&mut self, from: usize, to: usize, arrival: Arrival) {
@@ -647,15 +650,12 @@ impl Sim {
             let answering = self.answering(v);
             let hears = |a: usize, b: usize| !self.broken.contains(&(a, b));
             let now = self.now;
-            let runs = |n: &usize| {
-                self.nodes[*n].engine.is_some() && now >= self.nodes[*n].agent_frozen
-            };
+            let runs =
+                |n: &usize| self.nodes[*n].engine.is_some() && now >= self.nodes[*n].agent_frozen;
             let is_twice = |runs: &dyn Fn(&usize) -> bool| {
                 answering.iter().filter(|a| runs(a)).any(|a| {
                     let others = answering.iter().filter(|b| *b != a && runs(b));
-                    others
-                        .into_iter()
-                        .any(|b| hears(*a, *b) && hears(*b, *a))
+                    others.into_iter().any(|b| hears(*a, *b) && hears(*b, *a))
                 })
             };
             let (twice, twice_hung) = (is_twice(&runs), is_twice(&|_| true));
