@@ -82,6 +82,15 @@ fn merge_object(
             scalar => drop(fields.insert(name.clone(), scalar.clone())),
         }
     }
+    put_in_order(schema, fields, patch)
+}
+
+/// `$setElementOrder`.
+fn put_in_order(
+    schema: Option<&Schema>,
+    fields: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+) -> Result<(), String> {
     for (name, order) in patch
         .iter()
         .filter_map(|(name, order)| Some((name.strip_prefix(ORDER)?, order)))
@@ -174,13 +183,12 @@ fn merge_list(
             Some("delete") if by_protocol && value.get("protocol").is_none() => unclear.push(value),
             Some("delete") => items.retain(|item| !same(item, value)),
             None | Some("merge") => {
-                if let Some(item) = items.iter_mut().find(|item| same(item, value)) {
-                    merge_object(item_schema, item, fields)?;
-                } else {
-                    let mut item = Value::Null;
-                    merge_object(item_schema, &mut item, fields)?;
-                    items.push(item);
-                }
+                let place = items.iter().position(|item| same(item, value));
+                let place = place.unwrap_or_else(|| {
+                    items.push(Value::Null);
+                    items.len() - 1
+                });
+                merge_object(item_schema, &mut items[place], fields)?;
             }
             Some(other) => return Err(format!("{PATCH}: unknown directive {other:?}")),
         }

@@ -44,9 +44,8 @@ pub(super) fn parse(
     };
     let mut versions = Vec::new();
     let mut schemas = Map::new();
-    let is = |version: &Value, field: &str| version.get(field) == Some(&json!(true));
     for (n, version) in object::list(crd, "/spec/versions").iter().enumerate() {
-        if is(version, "served") {
+        if is_true(version, "served") {
             let (version, schema) = parse_version(crd, n, version, core, &group, &kind)?;
             schemas.insert(version.definition.clone(), schema);
             versions.push(version);
@@ -59,17 +58,7 @@ pub(super) fn parse(
             "must have a version with served: true",
         ));
     }
-    let stored: Vec<&Value> = object::list(crd, "/spec/versions")
-        .iter()
-        .filter(|version| is(version, "storage"))
-        .collect();
-    let [stored] = stored.as_slice() else {
-        return Err(error(
-            crd,
-            "spec.versions",
-            "must have exactly one version with storage: true",
-        ));
-    };
+    let stored = storage_version(crd)?;
     let kind = Kind {
         list_kind: name_or("listKind", format!("{kind}List")),
         singular: name_or("singular", kind.to_lowercase()),
@@ -79,12 +68,32 @@ pub(super) fn parse(
         rules: Rules::Custom,
         resource: format!("{plural}.{group}").into(),
         versions,
-        stored_as: api_version(&group, object::text(stored, "/name")),
+        stored_as: api_version(&group, stored),
         group,
         kind,
         plural,
     };
     Ok((kind, schemas))
+}
+
+/// The name of the version in which objects are kept.
+fn storage_version(crd: &Value) -> Result<&str, OpenError> {
+    let versions = object::list(crd, "/spec/versions").iter();
+    let stored: Vec<&Value> = versions
+        .filter(|version| is_true(version, "storage"))
+        .collect();
+    match stored.as_slice() {
+        [one] => Ok(object::text(one, "/name")),
+        _ => Err(error(
+            crd,
+            "spec.versions",
+            "must have exactly one version with storage: true",
+        )),
+    }
+}
+
+fn is_true(version: &Value, field: &str) -> bool {
+    version.get(field) == Some(&json!(true))
 }
 
 /// Refuses what is no definition that can be served here; tells whether its objects live in namespaces.
@@ -155,7 +164,7 @@ fn parse_version(
     if printed.is_empty() {
         columns.push(table::age_column());
     }
-    let deprecated = version.get("deprecated") == Some(&json!(true));
+    let deprecated = is_true(version, "deprecated");
     let warning = deprecated.then(|| match object::text(version, "/deprecationWarning") {
         "" => format!("{group}/{name} {kind} is deprecated"),
         text => text.to_owned(),

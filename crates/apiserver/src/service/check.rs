@@ -295,6 +295,11 @@ fn check_cluster_ips(
     if causes.len() > before {
         return;
     }
+    check_each_ip(new, ips, allocated, causes);
+}
+
+fn check_each_ip(new: &Value, ips: &[Value], allocated: &Allocated, causes: &mut Vec<Cause>) {
+    let kind = text(new, "/spec/type");
     for (n, value) in ips.iter().enumerate() {
         let field = format!("spec.clusterIPs[{n}]");
         match value.as_str().unwrap_or_default() {

@@ -301,7 +301,15 @@ pub(super) fn families(
             detail,
         ));
     }
-    for (n, (ip, family)) in ips.iter().zip(&families).enumerate() {
+    match_families(new, &ips, &families, causes);
+    let words: Vec<&str> = families.iter().map(|family| family.word()).collect();
+    new["spec"]["ipFamilies"] = json!(words);
+    new["spec"]["ipFamilyPolicy"] = json!(policy);
+}
+
+/// The n-th address is of the n-th family.
+fn match_families(new: &Value, ips: &[Family], families: &[Family], causes: &mut Vec<Cause>) {
+    for (n, (ip, family)) in ips.iter().zip(families).enumerate() {
         if ip != family {
             let detail = format!(
                 "expected an {} value as indicated by `ipFamilies[{n}]`",
@@ -314,9 +322,6 @@ pub(super) fn families(
             ));
         }
     }
-    let words: Vec<&str> = families.iter().map(|family| family.word()).collect();
-    new["spec"]["ipFamilies"] = json!(words);
-    new["spec"]["ipFamilyPolicy"] = json!(policy);
 }
 
 pub(super) fn families_of(service: &Value) -> Vec<Family> {
