@@ -76,7 +76,7 @@ pub struct Programmed {
     /// What is wrong, sorted.
     pub problems: Vec<Problem>,
     /// Every frontend in the maps, with its record for counters.
-    pub frontends: BTreeMap<Frontend, FrontendInfo>,
+    pub frontends: BTreeMap<Frontend, Arc<FrontendInfo>>,
     /// Figures since the start and of the last sweep.
     pub figures: Figures,
 }
@@ -136,6 +136,10 @@ impl Engine {
             n_drift: back.n_contradictions.into(),
             ..Figures::default()
         };
+        let outcome = Programmed {
+            frontends: back.state.infos(),
+            ..Programmed::default()
+        };
         Ok(Self {
             config,
             maps,
@@ -147,7 +151,7 @@ impl Engine {
             ready: BTreeSet::new(),
             audited: None,
             figures,
-            outcome: Programmed::default(),
+            outcome,
         })
     }
 
@@ -161,7 +165,7 @@ impl Engine {
         now: u64,
     ) -> Result<(Programmed, Option<u64>), MapError> {
         if inputs.snapshot.generation == Generation::default() {
-            return Ok((self.outcome.clone(), None));
+            return Ok((Programmed::default(), None));
         }
         let (rows, refused) = inputs.network.rows(&self.config.interfaces);
         self.learn(inputs, &refused);
@@ -214,7 +218,9 @@ impl Engine {
         self.figures.n_in_transition = fold.n_in_transition;
         self.figures.tables = scan.counts;
         self.outcome.figures = self.figures;
-        self.outcome.frontends = self.state.infos();
+        if fold.n_folded > 0 {
+            self.outcome.frontends = self.state.infos();
+        }
         Ok(self.outcome.clone())
     }
 
@@ -348,12 +354,20 @@ impl Engine {
                 "programmed"
             );
         }
+        // Taken over rather than made anew: the cost of a change follows the change.
+        let mut frontends = std::mem::take(&mut self.outcome.frontends);
+        for frontend in &plan.touched {
+            match self.state.info(frontend) {
+                Some(info) => drop(frontends.insert(*frontend, Arc::new(info))),
+                None => drop(frontends.remove(frontend)),
+            }
+        }
         self.outcome = Programmed {
             generation,
             refused,
             programmed,
             problems,
-            frontends: self.state.infos(),
+            frontends,
             figures: self.figures,
         };
     }

@@ -34,6 +34,8 @@ pub struct Plan {
     pub blocked: BTreeSet<Frontend>,
     /// VIPs that have no entry.
     pub blocked_vips: BTreeSet<Vip>,
+    /// Frontends that were made, changed or removed.
+    pub touched: BTreeSet<Frontend>,
     /// Plan again then, even if nothing changes; CLOCK_BOOTTIME ns.
     pub wake_at: Option<u64>,
 }
@@ -262,6 +264,7 @@ impl Planner<'_> {
                 continue;
             };
             self.unplace(&key_of(&frontend));
+            self.plan.touched.insert(frontend);
             let now = self.now;
             let is_v4 = frontend.vip.is_ipv4();
             self.state.lines.give(lines_of(fe.current), now);

@@ -197,9 +197,16 @@ impl State {
     }
 
     /// For views: every frontend with its record.
-    pub fn infos(&self) -> BTreeMap<Frontend, FrontendInfo> {
+    pub fn infos(&self) -> BTreeMap<Frontend, Arc<FrontendInfo>> {
         let infos = self.frontends.iter();
-        infos.map(|(frontend, fe)| (*frontend, fe.info())).collect()
+        infos
+            .map(|(frontend, fe)| (*frontend, Arc::new(fe.info())))
+            .collect()
+    }
+
+    /// One of them.
+    pub fn info(&self, frontend: &Frontend) -> Option<FrontendInfo> {
+        self.frontends.get(frontend).map(FrontendState::info)
     }
 
     /// Frontend of each record, to tell whose flow an entry is.

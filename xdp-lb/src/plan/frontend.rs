@@ -88,6 +88,7 @@ impl Planner<'_> {
             Ok(()) => {
                 change.fe.applied = Some(Arc::clone(want));
                 self.plan.ops.append(&mut change.ops);
+                self.plan.touched.insert(frontend);
                 self.state.frontends.insert(frontend, change.fe);
                 if let Some(window) = change.freed.window {
                     self.state.windows(is_v4).give(window, self.now);
@@ -137,6 +138,7 @@ impl Planner<'_> {
         };
         match self.publish_new(&mut change) {
             Ok(()) => {
+                self.plan.touched.insert(frontend);
                 self.state.frontends.insert(frontend, change.fe);
                 Ok(())
             }
