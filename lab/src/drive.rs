@@ -276,6 +276,16 @@ impl Job {
         Ok(lines)
     }
 
+    /// Keeps what was seen up to now, goes on capturing, and says where it is.
+    pub fn keep(&mut self, occasion: &str) -> Result<PathBuf, JobError> {
+        let dir = evidence::keep(&self.lab, occasion);
+        if let Some(capture) = self.capture.take() {
+            capture.write(&dir.join("switch.pcap"))?;
+        }
+        self.capture = Some(Capture::start(&self.lab.node("switch")?, "br0")?);
+        Ok(dir)
+    }
+
     /// The failure `what`, with the first broken link of the Service and everything that was seen.
     pub fn broken(&mut self, what: &str, why: &str) -> JobError {
         let link = self.nodes.iter().find_map(|node| {

@@ -14,6 +14,9 @@ use crate::runner::Lab;
 /// The cut falls anywhere in so many milliseconds: many heartbeats, so at any phase of one.
 const MOMENTS: u64 = 1500;
 
+/// A round that is darker than this leaves evidence: it is not noise, whatever the machine does.
+const SUSPICIOUS: Duration = Duration::from_secs(1);
+
 /// How to run it.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
@@ -78,6 +81,13 @@ fn rounds(lab: Lab, args: &BenchArgs) -> miette::Result<Vec<Failover>> {
             failover.talking.broken,
             failover.listening.broken
         ));
+        if failover.dark() > SUSPICIOUS || failover.talking.broken > 0 {
+            let dir = job.keep(&format!("round-{round}"))?;
+            tell(&format!(
+                "    logs, tables and a capture are in {}",
+                dir.display()
+            ));
+        }
         job.restore(&failover.victim)?;
         rounds.push(failover);
     }
