@@ -5,6 +5,7 @@
 
 use std::env;
 use std::error::Error;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -171,8 +172,9 @@ fn distribution_rustc() -> Option<PathBuf> {
     let libraries = fs::read_dir(String::from_utf8(output.stdout).ok()?.trim()).ok()?;
     let has_core = libraries.filter_map(Result::ok).any(|entry| {
         let name = entry.file_name();
-        name.to_str()
-            .is_some_and(|name| name.starts_with("libcore-") && name.ends_with(".rlib"))
+        name.to_str().is_some_and(|name| {
+            name.starts_with("libcore-") && Path::new(name).extension() == Some(OsStr::new("rlib"))
+        })
     });
     has_core.then_some(rustc)
 }

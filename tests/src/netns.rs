@@ -1,6 +1,7 @@
 //! Network namespaces that end with the test.
 
 use std::fs::File;
+use std::io::Write;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -71,7 +72,11 @@ impl Netns {
 impl Drop for Netns {
     fn drop(&mut self) {
         if let Err(error) = run(&["ip", "netns", "del", &self.name]) {
-            eprintln!("namespace {} stays: {error}", self.name);
+            drop(writeln!(
+                std::io::stderr(),
+                "namespace {} stays: {error}",
+                self.name
+            ));
         }
     }
 }

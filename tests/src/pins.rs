@@ -1,5 +1,6 @@
 //! Pin directories that end with the test.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -28,7 +29,11 @@ impl Drop for PinDir {
     fn drop(&mut self) {
         if let Err(error) = fairlead_datapath::cleanup(&self.0) {
             // A test that already fails says why; this is a second problem.
-            eprintln!("pins in {} stay: {error}", self.0.display());
+            drop(writeln!(
+                std::io::stderr(),
+                "pins in {} stay: {error}",
+                self.0.display()
+            ));
         }
     }
 }

@@ -322,7 +322,7 @@ impl Damage {
         match self {
             Self::None => {}
             Self::Cut(n) => {
-                frame.truncate(frame.len().saturating_sub(usize::from(n)).max(SHORTEST))
+                frame.truncate(frame.len().saturating_sub(usize::from(n)).max(SHORTEST));
             }
             Self::Trailer(n) => frame.extend(std::iter::repeat_n(0xee, usize::from(n))),
             Self::Flip { at, with } => {

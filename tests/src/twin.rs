@@ -34,6 +34,10 @@ const N_SLOTS: usize = 13;
 const N_BACKENDS: u16 = 6;
 
 /// What varies between cases.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a condition of its own"
+)]
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Slots of frontends in transition: now, and before (0xffff = unchanged).
@@ -286,7 +290,9 @@ impl Twin {
     fn write_backends(&self, setup: &Setup, v6: bool, base: u32) {
         let lb = self.datapath.lb();
         let flags = |(alive, new): (bool, bool)| {
-            u8::from(alive) * backend_flags::ALIVE | u8::from(new) * backend_flags::ACCEPTS_NEW
+            let alive = if alive { backend_flags::ALIVE } else { 0 };
+            let new = if new { backend_flags::ACCEPTS_NEW } else { 0 };
+            alive | new
         };
         // Three groups: reached through the same interface, without next hop, and through the other interface.
         for (group, (mac, iface)) in [
@@ -479,16 +485,16 @@ impl Twin {
     fn compare_maps(&self, world: &World) -> Result<(), TestCaseError> {
         let (lb, l2) = (self.datapath.lb(), self.datapath.l2());
         same("FLOWS", &world.flows, &lb.flows, |value| {
-            value.last_seen = u64::from(value.last_seen != 0)
+            value.last_seen = u64::from(value.last_seen != 0);
         })?;
         same("FLOWS_NEW", &world.flows_new, &lb.flows_new, |value| {
-            value.last_seen = u64::from(value.last_seen != 0)
+            value.last_seen = u64::from(value.last_seen != 0);
         })?;
         same("SNAT", &world.snat, &lb.snat, |value| {
-            value.last_seen = u64::from(value.last_seen != 0)
+            value.last_seen = u64::from(value.last_seen != 0);
         })?;
         same("SNAT_NEW", &world.snat_new, &lb.snat_new, |value| {
-            value.last_seen = u64::from(value.last_seen != 0)
+            value.last_seen = u64::from(value.last_seen != 0);
         })?;
         same("L2_ENTRIES", &world.l2_entries, &l2.entries, |_| ())?;
         for slot in 0..4 {
@@ -576,7 +582,9 @@ where
             .into_iter()
             .map(|(key, value)| (key.as_bytes().to_vec(), value))
             .collect();
-        entries.iter_mut().for_each(|(_, value)| normalise(value));
+        for (_, value) in &mut entries {
+            normalise(value);
+        }
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         entries
     };

@@ -1,4 +1,8 @@
 //! The kernel and the host agree about every frame: verdict, bytes, counters, map contents.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail as tests do: at once, and where it happened"
+)]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -99,6 +103,10 @@ fn full_tables_are_full_alike() {
 }
 
 /// An encapsulated frame as the decapsulator may meet it.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a condition of its own"
+)]
 #[derive(Clone, Debug)]
 struct Wrapped {
     v6: bool,

@@ -1,4 +1,8 @@
 //! What goes wrong has a name and a remedy, and nothing else is disturbed.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail as tests do: at once, and where it happened"
+)]
 
 use std::net::UdpSocket;
 use std::path::Path;

@@ -1,4 +1,8 @@
 //! Forwarding survives the process (invariant I3): killed with -9, restarted, taken over, and no packet is lost.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail as tests do: at once, and where it happened"
+)]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};

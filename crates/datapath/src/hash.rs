@@ -38,9 +38,12 @@ struct Table {
     kind: Kind,
 }
 
+/// Keys and values as bytes.
+type Elements = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
 enum Kind {
     Kernel(OwnedFd),
-    Memory(Mutex<BTreeMap<Box<[u8]>, Box<[u8]>>>),
+    Memory(Mutex<Elements>),
 }
 
 // === impl HashMap ===
@@ -156,7 +159,9 @@ impl<K: Plain, V: Plain> HashMap<K, V> {
                     .iter()
                     .map(|(k, v)| (plain(k), plain(v)))
                     .collect();
-                copy.into_iter().for_each(|(key, value)| visit(key, value));
+                for (key, value) in copy {
+                    visit(key, value);
+                }
                 Ok(())
             }
         }
@@ -204,7 +209,7 @@ impl<K: Plain, V: Plain> HashMap<K, V> {
 
     fn insert_in_memory(
         &self,
-        elements: &mut BTreeMap<Box<[u8]>, Box<[u8]>>,
+        elements: &mut Elements,
         key: &K,
         value: &V,
         how: Insert,

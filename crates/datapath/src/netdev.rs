@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_native_program_is_found_behind_other_attributes() {
         let xdp = [attribute(2, &[1]), attribute(4, &77_u32.to_ne_bytes())].concat();
-        let message = link(&[attribute(3, b"eth0\0"), attribute(43 | 0x8000, &xdp)].concat());
+        let message = link(&[attribute(3, b"eth0\0"), attribute(0x802b, &xdp)].concat());
         assert_eq!(
             parse_link(&message).unwrap(),
             Some(Hook {

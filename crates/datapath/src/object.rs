@@ -306,7 +306,7 @@ fn unused_progs_pin(directory: &Path) -> PathBuf {
     if !settled.exists() {
         return settled;
     }
-    (1..)
+    (1..u32::MAX)
         .map(|n| directory.join(format!("{PROGS}_{n}")))
         .find(|path| !path.exists())
         .expect("a directory holds finitely many names")

@@ -206,7 +206,7 @@ fn fill_tables(datapath: &Datapath, shape: Shape, v6: bool) -> anyhow::Result<Ve
     for n in 0..RECORDS.min(shape.vips * shape.backends) {
         match backend(n, v6) {
             IpAddr::V4(addr) => {
-                fill::backend4(lb, n, addr.octets(), 8080, NEXT_HOP, slot, FLOOR_SOURCE4)
+                fill::backend4(lb, n, addr.octets(), 8080, NEXT_HOP, slot, FLOOR_SOURCE4);
             }
             IpAddr::V6(addr) => fill::backend6(lb, n, addr.octets(), 8080, NEXT_HOP, slot),
         }
@@ -377,7 +377,7 @@ fn measure(
     bench.state().write(0, &state);
     let before = thread_time()?;
     bench.send(&[0; FRAME], packets)?;
-    let spent = thread_time()? - before;
+    let spent = thread_time()?.saturating_sub(before);
     let after = bench.state().read(0);
     ensure!(
         after.runs == u64::from(packets),
