@@ -278,3 +278,5 @@ pub fn plan(inputs: &Inputs) -> Plan {
 mod props;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;

@@ -88,7 +88,7 @@ async fn a_restart_writes_nothing_and_takes_in_what_happened_meanwhile() {
         .await;
     lab.stop_operator().await;
     let before = lab.versions().await;
-    lab.start_operator().await;
+    lab.start_operator();
     // Proof that the new one is at work: it serves a newcomer.
     lab.service("d", json!({})).await;
     lab.shows("d", "192.0.2.3 True satisfied").await;
@@ -99,7 +99,7 @@ async fn a_restart_writes_nothing_and_takes_in_what_happened_meanwhile() {
     lab.stop_operator().await;
     lab.delete("b").await;
     lab.set_type("c", "ClusterIP").await;
-    lab.start_operator().await;
+    lab.start_operator();
     lab.service("e", json!({})).await;
     lab.shows("e", "192.0.2.1 True satisfied").await;
     lab.shows("c", " -").await;
@@ -232,7 +232,7 @@ async fn hundreds_at_once_get_one_address_each_across_a_restart() {
     lab.eventually("some are served", async |lab| lab.held().await.len() > 20)
         .await;
     lab.stop_operator().await;
-    lab.start_operator().await;
+    lab.start_operator();
     lab.eventually("all are served", async |lab| lab.held().await.len() == N)
         .await;
     let held = lab.held().await;

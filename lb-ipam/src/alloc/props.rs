@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Family, FamilyPolicy, Namespaces, holders::compatible, plan, pools, tests::World};
+use super::{Family, FamilyPolicy, Namespaces, holders::compatible, plan, pools, world::World};
 
 const BLOCKS: [&str; 8] = [
     "192.0.2.0/30",

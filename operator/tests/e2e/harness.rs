@@ -16,7 +16,8 @@ use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{
-        ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+        ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+        PostParams,
     },
     client::Body,
     config::{KubeConfigOptions, Kubeconfig},
@@ -189,11 +190,11 @@ impl Lab {
             server,
             operator: None,
         };
-        lab.start_operator().await;
+        lab.start_operator();
         lab
     }
 
-    pub(crate) async fn start_operator(&mut self) {
+    pub(crate) fn start_operator(&mut self) {
         assert!(self.operator.is_none());
         self.metrics = Metrics::new();
         let (config, client) = (
@@ -326,7 +327,7 @@ impl Lab {
     }
 
     pub(crate) async fn versions(&self) -> BTreeMap<String, String> {
-        let services = self.services().list(&Default::default()).await.unwrap();
+        let services = self.services().list(&ListParams::default()).await.unwrap();
         let each = services.items.into_iter();
         each.map(|s| (s.name_any(), s.metadata.resource_version.unwrap()))
             .collect()
@@ -334,7 +335,7 @@ impl Lab {
 
     /// Every address in a status, once for each Service that has it.
     pub(crate) async fn held(&self) -> Vec<String> {
-        let services = self.services().list(&Default::default()).await.unwrap();
+        let services = self.services().list(&ListParams::default()).await.unwrap();
         services.items.iter().flat_map(addresses).collect()
     }
 
