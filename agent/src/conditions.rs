@@ -14,6 +14,7 @@ use fairlead_api::{
     names,
 };
 use fairlead_model::ServiceName;
+use fairlead_observe::ApiView;
 use fairlead_rt::{BoxError, CancellationToken, clock};
 use k8s_openapi::{
     api::core::v1::Service,
@@ -54,10 +55,15 @@ pub const TYPES: [&str; 3] = [
 pub async fn write(
     client: Client,
     mut spoken: watch::Receiver<Spoken>,
+    mut api: watch::Receiver<ApiView>,
     stop: CancellationToken,
 ) -> Result<(), BoxError> {
     let mut book = Book::default();
     loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            connected = api.wait_for(|api| api.is_connected) => drop(connected?),
+        }
         let now_spoken = Arc::clone(&spoken.borrow_and_update());
         book.take(&now_spoken);
         let pause = match book.next() {
@@ -146,7 +152,7 @@ async fn say(client: &Client, name: &ServiceName, wanted: &[Wanted]) -> Result<(
     };
     match tokio::time::timeout(DEADLINE, call).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(fairlead_rt::root::chain(&error as &kube::Error)),
+        Ok(Err(error)) => Err(crate::connection::brief(&error)),
         Err(_elapsed) => Err(format!("no answer within {} s", DEADLINE.as_secs())),
     }
 }

@@ -33,7 +33,7 @@ pub async fn watch(
         };
         let error = match asked {
             Ok(Ok(_version)) => None,
-            Ok(Err(error)) => Some(fairlead_rt::root::chain(&error)),
+            Ok(Err(error)) => Some(brief(&error)),
             Err(_elapsed) => Some(format!("no answer within {} s", DEADLINE.as_secs())),
         };
         if note(&view, error) {
@@ -44,6 +44,18 @@ pub async fn watch(
             () = stop.cancelled() => return Ok(()),
         }
     }
+}
+
+/// An error in the words of its innermost cause: those around it say only that it was a request.
+pub(crate) fn brief(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return status.message.clone();
+    }
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 /// Returns whether the API server is back.

@@ -67,7 +67,7 @@ impl LbPart {
     pub fn frontends(&self, service: &Service, interfaces: &[InterfaceView]) -> Vec<FrontendView> {
         let programmed = Arc::clone(&self.programmed.borrow());
         let views = service.frontends().map(|(frontend, backends)| {
-            let info = programmed.frontends.get(&frontend);
+            let info = programmed.frontends.get(&frontend).map(Arc::as_ref);
             self.frontend(
                 service,
                 frontend,

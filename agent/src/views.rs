@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::{
     api::Refusal,
     config::AgentConfig,
+    connection,
     parts::{L2Part, LbPart},
 };
 
@@ -173,7 +174,7 @@ impl Views {
                 rows.sort_by(|a, b| a.name.cmp(&b.name));
                 return Ok(rows);
             }
-            Ok(Err(error)) => fairlead_rt::root::chain(&error),
+            Ok(Err(error)) => connection::brief(&error),
             Err(_elapsed) => format!("no answer within {} s", DEADLINE.as_secs()),
         };
         Err(Refusal::new(

@@ -40,9 +40,10 @@ impl Front {
             "connection",
             connection::watch(client.clone(), self.api, self.again, tasks.token()),
         );
+        let api = self.views.api.clone();
         tasks.spawn(
             "conditions",
-            conditions::write(client, to_write, tasks.token()),
+            conditions::write(client, to_write, api, tasks.token()),
         );
         tasks.spawn(
             "judge",

@@ -1,5 +1,7 @@
 //! How a node is doing.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{render::Render, text, timestamp::Timestamp};
@@ -180,9 +182,12 @@ impl Render for StatusView {
             section("Peers", "none: this node is alone on the LAN");
         } else {
             let peers = self.peers.iter().map(|p| {
-                let heard = p
-                    .last_heard_ms
-                    .map_or_else(|| "never".to_owned(), |ms| format!("{ms} ms ago"));
+                let heard = match p.last_heard_ms {
+                    None => "never".to_owned(),
+                    // A report is a few heartbeats old when it is read.
+                    Some(..1000) => "now".to_owned(),
+                    Some(ms) => format!("{} ago", text::age(Duration::from_millis(ms))),
+                };
                 [p.node.clone(), p.interface.clone(), p.state.clone(), heard]
             });
             section(
