@@ -8,7 +8,7 @@ use std::error::Error;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 const TARGET: &str = "bpfel-unknown-none";
 /// Flags of both toolchains: line information for the verifier's log and BTF for the maps.
@@ -29,7 +29,19 @@ enum Compiler {
     Nightly,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            for line in error.to_string().lines() {
+                println!("cargo::error={line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let bpf = manifest.join("../../bpf").canonicalize()?;
     let out = PathBuf::from(env::var("OUT_DIR")?);

@@ -37,6 +37,15 @@ const MODES: [(u64, u16); 3] = [(mode::SNAT, 80), (mode::DSR_L2, 81), (mode::DSR
 
 /// Loads everything below `pin_dir`, checks it and removes it. Returns what each program cost the verifier.
 pub fn run(pin_dir: &Path) -> anyhow::Result<Vec<ProgramCost>> {
+    let result = checks(pin_dir);
+    for part in ["lb", "decap"] {
+        cleanup(&pin_dir.join(part))?;
+    }
+    std::fs::remove_dir(pin_dir)?;
+    result
+}
+
+fn checks(pin_dir: &Path) -> anyhow::Result<Vec<ProgramCost>> {
     let cfg = DatapathConfig::new(pin_dir.join("lb"));
     let mut datapath = Datapath::open(&cfg).context("load the load balancer")?;
     prepare(&datapath)?;
@@ -71,8 +80,6 @@ pub fn run(pin_dir: &Path) -> anyhow::Result<Vec<ProgramCost>> {
             .context("decapsulation")
             .map(|()| decap.program_costs())?,
     );
-    drop(decap);
-    cleanup(&decap_dir)?;
     Ok(costs)
 }
 

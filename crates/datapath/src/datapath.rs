@@ -85,7 +85,7 @@ impl Datapath {
     ///
     /// One process at a time may work with a pin directory: another gets [`DatapathError::PinsInUse`].
     pub fn open(cfg: &DatapathConfig) -> Result<Self, DatapathError> {
-        let specs = layout::specs(cfg, |name| !name.starts_with("DECAP_"));
+        let specs = layout::load_balancer(cfg);
         let role = Role {
             entry: "lb_ingress",
             tails: Self::TAILS,

@@ -89,6 +89,11 @@ pub(crate) fn specs(cfg: &DatapathConfig, wanted: impl Fn(&str) -> bool) -> Vec<
         .collect()
 }
 
+/// The rows of the load balancer and the responder.
+pub(crate) fn load_balancer(cfg: &DatapathConfig) -> Vec<Spec> {
+    specs(cfg, |name| !name.starts_with("DECAP_"))
+}
+
 /// Name of the directory that holds maps of exactly these layouts.
 pub(crate) fn directory(specs: &[Spec]) -> String {
     let mut text = String::new();

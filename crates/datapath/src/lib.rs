@@ -16,6 +16,7 @@ mod bpffs;
 mod datapath;
 mod error;
 mod hash;
+pub mod inspect;
 mod layout;
 mod links;
 pub mod maps;
