@@ -13,7 +13,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use fairlead_datapath::{LbMaps, MapError};
-use fairlead_model::{Service, Snapshot, Vip};
+use fairlead_model::{Service, Snapshot};
 use fairlead_rt::{CancellationToken, ExitError, Supervisor, blocking, clock};
 use tokio::sync::watch;
 
@@ -106,6 +106,7 @@ impl XdpLb {
             announcements: self.announcements,
             network,
             wanted,
+            asked: None,
             programmed: self.programmed,
         };
         tasks.spawn("driver", driver.run(tasks.token()));
@@ -123,6 +124,8 @@ struct Driver {
     announcements: watch::Receiver<Arc<Announcements>>,
     network: watch::Receiver<Arc<Network>>,
     wanted: watch::Sender<Arc<Wanted>>,
+    /// The snapshot from which the resolver was asked last.
+    asked: Option<Arc<Snapshot>>,
     programmed: watch::Sender<Arc<Programmed>>,
 }
 
@@ -171,7 +174,7 @@ impl Driver {
                 Woken::Stop => return Ok(()),
                 Woken::Sweep => timetable.scanning = Some(self.scan(&engine)),
                 Woken::Step => {
-                    let inputs = self.inputs();
+                    let inputs = self.inputs().await;
                     let step = move |e: &mut Engine| e.step(&inputs, clock::boottime_ns());
                     let done;
                     (engine, done) = on_pool(engine, step).await;
@@ -253,19 +256,31 @@ impl Driver {
         }
     }
 
-    /// The newest of everything; tells the resolver what is needed.
-    fn inputs(&mut self) -> Inputs {
+    /// The newest of everything; the resolver hears of a new snapshot first.
+    async fn inputs(&mut self) -> Inputs {
         let snapshot = Arc::clone(&self.snapshot.borrow_and_update());
+        let is_known = self
+            .asked
+            .as_ref()
+            .is_some_and(|asked| Arc::ptr_eq(asked, &snapshot));
+        if !is_known {
+            self.asked = Some(Arc::clone(&snapshot));
+            self.ask(&snapshot).await;
+        }
+        Inputs {
+            snapshot,
+            network: Arc::clone(&self.network.borrow_and_update()),
+            announcements: Arc::clone(&self.announcements.borrow_and_update()),
+        }
+    }
+
+    /// Tells the resolver which addresses a snapshot needs.
+    async fn ask(&self, snapshot: &Arc<Snapshot>) {
         let wanted = if self.config.pass_to_host {
             Wanted::default()
         } else {
-            let ours = snapshot.services.values().filter(|s| desired::is_ours(s));
-            Wanted {
-                backends: desired::backend_addresses(&snapshot),
-                vips: ours
-                    .flat_map(Service::vips)
-                    .collect::<std::collections::BTreeSet<Vip>>(),
-            }
+            let snapshot = Arc::clone(snapshot);
+            blocking(move || wanted_of(&snapshot)).await
         };
         self.wanted.send_if_modified(|last| {
             let differs = **last != wanted;
@@ -274,11 +289,6 @@ impl Driver {
             }
             differs
         });
-        Inputs {
-            snapshot,
-            network: Arc::clone(&self.network.borrow_and_update()),
-            announcements: Arc::clone(&self.announcements.borrow_and_update()),
-        }
     }
 
     fn publish(&self, programmed: Programmed) {
@@ -299,6 +309,14 @@ fn every(period: Duration) -> tokio::time::Interval {
     );
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticks
+}
+
+fn wanted_of(snapshot: &Snapshot) -> Wanted {
+    let ours = snapshot.services.values().filter(|s| desired::is_ours(s));
+    Wanted {
+        backends: desired::backend_addresses(snapshot),
+        vips: ours.flat_map(Service::vips).collect(),
+    }
 }
 
 /// Runs a part of the engine on the blocking pool.
