@@ -1,5 +1,6 @@
 //! Real sockets, each node in a network namespace of its own, joined by a bridge. Needs root and `ip`, and says so.
 
+mod responder;
 mod segment;
 
 use std::{

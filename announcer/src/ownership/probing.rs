@@ -18,7 +18,8 @@ impl Engine {
             .table
             .vips_of(group)
             .filter_map(|vip| self.table.vip_state[vip].conflict);
-        self.table.group_state[group].holder.is_some()
+        let holder = self.table.group_state[group].holder;
+        holder.is_some_and(|holder| self.peer(holder.slot).is_some_and(Peer::is_alive))
             || macs.any(|mac| self.slot_of(mac).is_some())
     }
 
@@ -293,7 +294,8 @@ impl Engine {
         }
     }
 
-    /// A station is about to use an address of ours. The later of two peers stands down; a stranger is a conflict.
+    /// A station is about to use an address of ours. The later of two peers stands down; a stranger is a conflict before our first use, and
+    /// afterwards somebody whom the next owner will answer.
     pub(super) fn on_prober(&mut self, vip: usize, mac: MacAddr, now: BootTime) {
         let group = self.table.vips[vip].group as usize;
         let Phase::Probing(probing) = self.table.group_state[group].phase else {
@@ -303,10 +305,12 @@ impl Engine {
             return;
         }
         let Some(slot) = self.slot_of(mac) else {
-            self.table.vip_state[vip].conflict = Some(mac);
-            let until = now + self.settings.conflict_retry;
-            let state = &mut self.table.group_state[group];
-            state.enter(Phase::Conflict { until }, Why::Conflict(mac), now);
+            if probing.kind == ProbeKind::Detect {
+                self.table.vip_state[vip].conflict = Some(mac);
+                let until = now + self.settings.conflict_retry;
+                let state = &mut self.table.group_state[group];
+                state.enter(Phase::Conflict { until }, Why::Conflict(mac), now);
+            }
             return;
         };
         let key = self.table.groups[group].key;

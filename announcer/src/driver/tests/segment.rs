@@ -10,13 +10,15 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use fairlead_model::MacAddr;
+use fairlead_rt::clock;
 use nix::sched::{CloneFlags, setns};
 use pnet::datalink::{self, Channel};
 
-use crate::frames;
+use crate::frames::{self, Sender};
 
 static N: AtomicU32 = AtomicU32::new(0);
 
@@ -98,6 +100,17 @@ impl Lan {
         MacAddr([2, 0, 0, 0, 0, u8::try_from(host).unwrap()])
     }
 
+    pub(super) fn ifindex(&self, name: &str) -> u32 {
+        let path = "cat /sys/class/net/lan0/ifindex";
+        let index = ip_command(&format!("netns exec {} {path}", self.ns(name)));
+        index.trim().parse().unwrap()
+    }
+
+    /// A folder for pins that no other test uses.
+    pub(super) fn pins(&self, name: &str) -> std::path::PathBuf {
+        format!("/sys/fs/bpf/{}", self.ns(name)).into()
+    }
+
     /// Takes the node's port down at the switch: carrier is lost.
     pub(super) fn unplug(&self, name: &str) {
         ip_command(&format!("-n {} link set port-{name} down", self.ns("sw")));
@@ -130,9 +143,10 @@ impl Drop for Lan {
     }
 }
 
-/// Listens in a node's namespace and remembers who said last that he has an address.
+/// Listens in a node's namespace and remembers who said when that he has an address; asks for addresses, if told to.
 pub(super) struct Ear {
-    heard: Arc<RwLock<BTreeMap<IpAddr, MacAddr>>>,
+    heard: Arc<RwLock<BTreeMap<(IpAddr, MacAddr), Instant>>>,
+    asked: Arc<RwLock<Vec<IpAddr>>>,
     is_done: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -140,41 +154,71 @@ pub(super) struct Ear {
 impl Ear {
     pub(super) fn new(lan: &Lan, name: &str) -> Self {
         let heard = Arc::new(RwLock::new(BTreeMap::new()));
+        let asked: Arc<RwLock<Vec<IpAddr>>> = Arc::default();
         let is_done = Arc::new(AtomicBool::new(false));
         let (book, done) = (Arc::clone(&heard), Arc::clone(&is_done));
+        let (questions, mac) = (Arc::clone(&asked), lan.mac(name));
         let thread = lan.spawn(name, move || {
             let device = datalink::interfaces()
                 .into_iter()
                 .find(|d| d.name == "lan0")
                 .unwrap();
             let config = datalink::Config {
-                read_timeout: Some(std::time::Duration::from_millis(50)),
+                read_timeout: Some(Duration::from_millis(10)),
                 ..datalink::Config::default()
             };
-            let Ok(Channel::Ethernet(_, mut frames)) = datalink::channel(&device, config) else {
+            let Ok(Channel::Ethernet(mut out, mut frames)) = datalink::channel(&device, config)
+            else {
                 panic!("no packet socket");
             };
+            let sender = Sender {
+                mac,
+                link_local: None,
+            };
+            let mut asked_at = clock::now();
             while !done.load(Ordering::Relaxed) {
+                if clock::now() - asked_at > Duration::from_millis(20) {
+                    asked_at = clock::now();
+                    for vip in questions.read().unwrap().iter() {
+                        let question = frames::probe(&sender, *vip, None);
+                        out.send_to(question.as_bytes(), None).unwrap().unwrap();
+                    }
+                }
                 if let Some((vip, mac)) = frames
                     .next()
                     .ok()
                     .and_then(frames::parse)
                     .and_then(|seen| Some((seen.claims?, seen.mac)))
                 {
-                    book.write().unwrap().insert(vip, mac);
+                    book.write().unwrap().insert((vip, mac), clock::now());
                 }
             }
         });
         Self {
             heard,
+            asked,
             is_done,
             thread: Some(thread),
         }
     }
 
-    /// Who has the address.
+    /// Asks for an address every 20 ms from now on.
+    pub(super) fn ask(&self, vip: IpAddr) {
+        self.asked.write().unwrap().push(vip);
+    }
+
+    /// Who has the address, as heard last.
     pub(super) fn heard(&self, vip: IpAddr) -> Option<MacAddr> {
-        self.heard.read().unwrap().get(&vip).copied()
+        let heard = self.heard.read().unwrap();
+        let of_vip = heard.iter().filter(|((of, _), _)| *of == vip);
+        of_vip.max_by_key(|(_, at)| **at).map(|((_, mac), _)| *mac)
+    }
+
+    /// Whether `mac` said so within the last half second: room for a machine that is busy with other tests.
+    pub(super) fn hears(&self, vip: IpAddr, mac: MacAddr) -> bool {
+        let heard = self.heard.read().unwrap();
+        let at = heard.get(&(vip, mac));
+        at.is_some_and(|at| clock::now() - *at < Duration::from_millis(500))
     }
 }
 

@@ -440,6 +440,28 @@ fn a_stranger_that_answers_is_a_conflict_and_nothing_is_announced() {
 }
 
 #[test]
+fn a_stranger_that_probes_before_our_first_use_is_a_conflict() {
+    let mut sim = Sim::started(1, 1, 1);
+    sim.run(ms(350));
+    sim.foreign_probe(100, 0, vip(1));
+    sim.run(ms(1_000));
+    assert!(sim.announced.is_empty());
+    assert!(matches!(sim.why(0, 1).unwrap().why, Why::Conflict(_)));
+}
+
+#[test]
+fn a_stranger_that_probes_does_not_stop_a_takeover() {
+    let mut sim = Sim::settled(2, 1, 1);
+    let owner = sim.owner(1).unwrap();
+    sim.crash(owner);
+    for _ in 0..30 {
+        sim.foreign_probe(100, other(owner), vip(1));
+        sim.run(ms(10));
+    }
+    assert_eq!(sim.owner(1), Some(other(owner)));
+}
+
+#[test]
 fn a_stranger_that_shows_up_later_is_reported_and_answered() {
     let mut sim = Sim::settled(1, 1, 1);
     sim.foreign_announcement(100, 0, vip(1));

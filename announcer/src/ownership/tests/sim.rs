@@ -331,6 +331,11 @@ impl Sim {
         self.send(station, to, Arrival::Frame(station, Some(vip), None));
     }
 
+    /// A station that is none of ours begins to use an address.
+    pub(super) fn foreign_probe(&mut self, station: usize, to: usize, vip: IpAddr) {
+        self.send(station, to, Arrival::Frame(station, None, Some(vip)));
+    }
+
     /// Plays back what was recorded, to everybody.
     pub(super) fn replay(&mut self) {
         for (_, bytes) in self.recorded.clone() {
