@@ -109,7 +109,7 @@ impl Views {
             let subject = format!("service {}", row.service);
             add(subject, &row.state, format!("{}: {}", row.vip, row.why));
         }
-        for problem in self.lb.problems().iter() {
+        for problem in &self.lb.problems() {
             let subject = format!("service {}", problem.service);
             add(subject, problem.reason.as_str(), problem.message.clone());
         }

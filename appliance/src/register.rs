@@ -77,20 +77,15 @@ async fn once(client: &Client, name: &NodeName, interfaces: &[String]) -> Result
         .await
         .context("read the Node")?;
     let is_new = found.is_none();
-    let node = match found {
-        Some(node) => node,
-        None => {
-            let mut node = Node::default();
-            node.metadata.name = Some(name.to_string());
-            node.metadata.labels = Some(BTreeMap::from([(
-                "kubernetes.io/hostname".to_owned(),
-                name.to_string(),
-            )]));
-            nodes
-                .create(&PostParams::default(), &node)
-                .await
-                .context("make the Node")?
-        }
+    let node = if let Some(node) = found {
+        node
+    } else {
+        let mut node = Node::default();
+        let label = ("kubernetes.io/hostname".to_owned(), name.to_string());
+        node.metadata.name = Some(name.to_string());
+        node.metadata.labels = Some(BTreeMap::from([label]));
+        let made = nodes.create(&PostParams::default(), &node).await;
+        made.context("make the Node")?
     };
     let wanted: Vec<_> = addresses
         .iter()

@@ -1,4 +1,5 @@
 //! Manifests against the embedded API: the example as it is, refusals with their field, and applying again.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::{net::SocketAddr, path::Path};
 
@@ -50,7 +51,12 @@ async fn the_example_applies_as_it_is_and_again_without_a_change() {
         assert_eq!(ports(&services.get("web").await.unwrap()), ports(&web));
         let slices: Api<EndpointSlice> = Api::default_namespaced(client.clone());
         assert_eq!(
-            slices.list(&Default::default()).await.unwrap().items.len(),
+            slices
+                .list(&kube::api::ListParams::default())
+                .await
+                .unwrap()
+                .items
+                .len(),
             2
         );
         let pools: Api<CiliumLoadBalancerIPPool> = Api::all(client.clone());

@@ -2,14 +2,16 @@
 
 use std::{
     fs::File,
+    io::Write as _,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use fairlead_observe::{Client, L2Row, ServiceView, StatusView};
+use fairlead_rt::clock;
 use tempfile::TempDir;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_fairlead-appliance");
@@ -17,13 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Polls until `look` finds something.
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = clock::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
             return found;
         }
         assert!(
-            Instant::now() < deadline,
+            clock::now() < deadline,
             "did not happen within 30 s: {what}"
         );
         std::thread::park_timeout(Duration::from_millis(50));
@@ -269,7 +271,12 @@ impl Drop for Appliance<'_> {
         drop(self.child.kill());
         drop(self.child.wait());
         if std::thread::panicking() {
-            eprintln!("--- {}\n{}", self.name, self.log());
+            drop(writeln!(
+                std::io::stderr(),
+                "--- {}\n{}",
+                self.name,
+                self.log()
+            ));
         }
     }
 }

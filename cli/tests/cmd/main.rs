@@ -1,4 +1,5 @@
 //! What each command prints, against an agent that answers from files.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::path::Path;
 
