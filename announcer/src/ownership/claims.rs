@@ -147,6 +147,7 @@ impl Engine {
 
     fn refresh_group(&mut self, group: usize, now: BootTime, out: &mut Vec<Action>) {
         let holder = self.find_holder(group);
+        let could_own = self.candidates(group);
         let state = &mut self.table.group_state[group];
         if state.holder.is_some() && holder.is_none() {
             state.unowned_since = now;
@@ -158,6 +159,7 @@ impl Engine {
             }
         }
         state.holder = holder;
+        state.could_own = could_own;
         state.start_at = BootTime::NEVER;
         if holder.is_some() && matches!(state.phase, Phase::Owned | Phase::Offered { .. }) {
             self.settle(group, now, out);

@@ -96,6 +96,8 @@ pub(super) struct GroupState {
     announced_again: BootTime,
     /// Candidates as programmed last; `None` = write the entries.
     candidates: Option<u64>,
+    /// Candidates as of the latest change of members or table.
+    pub could_own: u64,
     pub reported: Option<GroupReport>,
 }
 
@@ -118,6 +120,7 @@ impl Default for GroupState {
             announce_from: BootTime::ZERO,
             announced_again: BootTime::ZERO,
             candidates: None,
+            could_own: 0,
             reported: None,
         }
     }
@@ -325,8 +328,8 @@ impl Engine {
 
     /// Peers come and go: entries name those that could own the address instead.
     fn update_entries(&mut self, group: usize, out: &mut Vec<Action>) {
-        let candidates = self.candidates(group);
         let state = &mut self.table.group_state[group];
+        let candidates = state.could_own;
         if state.candidates == Some(candidates) {
             return;
         }
@@ -386,16 +389,19 @@ impl Engine {
     /// Addresses that joined a group we own are probed before first use, each on its own.
     fn detect_joined(&mut self, group: usize, now: BootTime, out: &mut Vec<Action>) {
         let epoch = self.table.group_state[group].epoch;
-        let candidates = self.candidates(group);
+        let candidates = self.table.group_state[group].could_own;
         let mut wake = BootTime::NEVER;
         let mut cursor = self.table.first_vip(group);
         while let Some(vip) = cursor {
             cursor = self.table.next_vip(vip);
             let row = &self.table.vips[vip];
-            let is_claimed = self
+            if self.table.vip_state[vip].answering || !row.is_programmed {
+                continue;
+            }
+            if self
                 .alive()
-                .any(|(slot, _)| self.table.claim(slot, vip) > 0);
-            if self.table.vip_state[vip].answering || !row.is_programmed || is_claimed {
+                .any(|(slot, _)| self.table.claim(slot, vip) > 0)
+            {
                 continue;
             }
             let state = &mut self.table.vip_state[vip];
@@ -434,7 +440,7 @@ impl Engine {
     }
 
     /// Slots of the peers that could own the group.
-    fn candidates(&self, group: usize) -> u64 {
+    pub(super) fn candidates(&self, group: usize) -> u64 {
         let slots = self.peers.iter().enumerate();
         slots
             .filter_map(|(slot, peer)| Some((slot, peer.as_ref()?.node)))
