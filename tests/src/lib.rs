@@ -2,6 +2,7 @@
 //!
 //! Everything here needs root and says so ([`require_root`]); nothing is skipped. Namespaces and pin directories carry the process id, so
 //! that runs do not meet. Next: [`lan`], one client, one load balancer and servers on a bridge; [`fill`], map contents by hand.
+#![forbid(unsafe_code)]
 
 pub mod fill;
 pub mod frame;

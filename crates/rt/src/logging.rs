@@ -6,7 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 /// What is written unless told otherwise. rtnetlink warns of every attribute that a newer kernel has longer than it knows; kube's client
 /// logs every failed request as an error, though whoever asked says it better.
-pub const DEFAULT_FILTER: &str = "info,kube_client=off,kube_runtime=warn,netlink_packet_route=error";
+pub const DEFAULT_FILTER: &str =
+    "info,kube_client=off,kube_runtime=warn,netlink_packet_route=error";
 
 /// How events are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
