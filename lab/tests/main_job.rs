@@ -225,7 +225,8 @@ fn snmp6_value(text: &str, name: &str) -> u64 {
 }
 
 /// Requests from before the kill to long after the entries' deadline, the client's neighbour tables
-/// flushed again and again: the kernel alone answers and forwards.
+/// flushed again and again. Of a pair, the other node takes over when the entries' deadline has passed; a
+/// node that is alone answers and forwards by its kernel only, for ever.
 fn nobody_notices_a_killed_process(purpose: &str, nodes: &[&'static str]) {
     let _alone = alone();
     let guard = Guard::new(purpose);
@@ -234,13 +235,17 @@ fn nobody_notices_a_killed_process(purpose: &str, nodes: &[&'static str]) {
     let client = job.client().expect("the lab has a client");
     let mut outcome = requests::Outcome::default();
     let load = |outcome: &mut requests::Outcome, until: Duration| {
-        while clock::now() < until {
+        let mut next = clock::now();
+        while next < until {
             client
                 .run(&["ip", "neigh", "flush", "all"])
                 .expect("ip runs");
             for target in ready.service.tcp() {
-                outcome.add(requests::requests(&client, target, 50).expect("the client runs"));
+                outcome.add(requests::requests(&client, target, 20).expect("the client runs"));
             }
+            // 200 a second to each VIP: closed connections hold their client port for a minute.
+            next = (next + Duration::from_millis(100)).max(clock::now());
+            clock::wait_until(next);
         }
     };
     load(&mut outcome, clock::now() + Duration::from_secs(2));
@@ -248,12 +253,8 @@ fn nobody_notices_a_killed_process(purpose: &str, nodes: &[&'static str]) {
     load(&mut outcome, clock::now() + DEAD);
     job.start_appliance(&ready.owner).expect("it starts again");
     load(&mut outcome, clock::now() + Duration::from_secs(10));
-    let again = job.wait_ready(SERVICE).expect("it becomes ready again");
-    assert_eq!(
-        (outcome.failed, &again.owner),
-        (0, &ready.owner),
-        "{outcome:?}"
-    );
+    job.wait_ready(SERVICE).expect("it becomes ready again");
+    assert_eq!(outcome.failed, 0, "{outcome:?}");
     assert!(outcome.requests > 1000, "{outcome:?}");
 }
 
