@@ -15,6 +15,7 @@ pub mod connection;
 pub mod decap;
 pub mod interfaces;
 pub mod key;
+pub mod metrics;
 pub mod parts;
 pub mod run;
 pub mod socket;

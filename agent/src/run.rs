@@ -30,7 +30,7 @@ use tracing::info;
 use crate::{
     attachments::Attachments,
     config::AgentConfig,
-    interfaces,
+    interfaces, metrics,
     parts::{L2Part, LbPart},
     socket,
     views::Views,
@@ -140,11 +140,9 @@ fn parts(
         },
         config,
     };
-    let front = front::Front {
-        views: Arc::new(views),
-        api,
-        again,
-    };
+    let views = Arc::new(views);
+    metrics::register(&views);
+    let front = front::Front { views, api, again };
     (announcing, front, forwarding)
 }
 

@@ -181,11 +181,15 @@ fn forwarding(problems: &[&Problem]) -> Option<Wanted> {
         .iter()
         .find(|p| p.reason.blocks_programming())
         .or_else(|| problems.first())?;
-    let mut message: Vec<String> = problems
-        .iter()
-        .take(N_SHOWN)
-        .map(|p| format!("{}: {}", p.reason, p.message))
-        .collect();
+    // The condition's own reason is not repeated in front of each finding.
+    let shown = problems.iter().take(N_SHOWN).map(|p| {
+        if p.reason == gravest.reason {
+            p.message.clone()
+        } else {
+            format!("{}: {}", p.reason, p.message)
+        }
+    });
+    let mut message: Vec<String> = shown.collect();
     if problems.len() > N_SHOWN {
         message.push(format!("and {} more", problems.len() - N_SHOWN));
     }

@@ -2,8 +2,8 @@
 
 use std::{
     fs::File,
-    io::Write as _,
-    os::fd::AsFd as _,
+    io::{Read as _, Write as _},
+    os::{fd::AsFd as _, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -244,6 +244,16 @@ impl<'a> Appliance<'a> {
                 serde_json::to_value(services.get(name).await.ok()?).ok()
             })
         })
+    }
+
+    /// What Prometheus would read.
+    pub(crate) fn metrics(&self) -> String {
+        let mut stream = UnixStream::connect(self.place.socket(&self.name)).unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
     }
 
     pub(crate) fn log(&self) -> String {

@@ -118,6 +118,14 @@ fn a_life_from_the_first_start_to_cleanup() {
         (problem.status.as_str(), problem.reason.as_str()),
         ("False", "NoBackend")
     );
+    let metrics = first.metrics();
+    for line in [
+        "fairlead_agent_owned_vips 1",
+        "fairlead_agent_attached_interfaces 1",
+        "# TYPE fairlead_agent_reason_packets counter",
+    ] {
+        assert!(metrics.contains(line), "{line}:\n{metrics}");
+    }
     first.kill();
     assert!(
         place.has_program("lan0"),

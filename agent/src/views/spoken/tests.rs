@@ -123,6 +123,11 @@ fn the_gravest_finding_gives_the_reason_and_messages_are_bounded() {
     let condition = &said[&name()][0];
     assert_eq!(condition.reason, "MaglevFull");
     assert!(
+        condition
+            .message
+            .starts_with("NextHopUnresolved: so it is; ")
+    );
+    assert!(
         condition.message.ends_with("; and 2 more"),
         "{}",
         condition.message

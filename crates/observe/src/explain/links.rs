@@ -230,10 +230,10 @@ fn owner(facts: &Facts, service: &ServiceFacts, now: Timestamp) -> ExplainLink {
     let since = row
         .since
         .map_or_else(String::new, |t| format!(" for {}", text::age(t.until(now))));
-    let why = if row.why.is_empty() {
-        String::new()
-    } else {
-        format!(": {}", row.why)
+    // A node that does not own it knows only that another claims it.
+    let why = match row.why.as_str() {
+        why if row.is_self && !why.is_empty() => format!(": {why}"),
+        _ => String::new(),
     };
     ok("owner", format!("{owner}{since}{why}"))
 }
