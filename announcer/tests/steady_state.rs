@@ -4,6 +4,10 @@
     unsafe_code,
     reason = "only a global allocator can count allocations, and its trait is unsafe"
 )]
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of a test, which clippy does not take for one"
+)]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
