@@ -1,0 +1,290 @@
+//! Backends come and go under live connections, and then the VIP moves: nobody who was there before
+//! the first change notices, and nothing is remembered that need not be. Needs root and the binaries
+//! that `./x build` makes; without either these fail.
+
+#[path = "churn/conns.rs"]
+mod conns;
+#[path = "churn/place.rs"]
+mod place;
+#[path = "churn/tables.rs"]
+mod tables;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use conns::{Conn, ask, broken, while_talking};
+use fairlead_lab::clock;
+use fairlead_lab::drive::{NODES, Ready};
+use fairlead_lab::traffic::probe::Probe;
+use fairlead_lab::traffic::requests;
+use place::{Mode, Place};
+use tables::{Flow, History};
+
+/// Connections from before the first change, and those of them that are silent until the VIP has moved.
+const LIVE: usize = 1000;
+const IDLE: usize = 100;
+/// Connections opened between two changes.
+const BETWEEN: usize = 200;
+
+/// Each lab loads both cores.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The node that is not `node`.
+fn other(node: &str) -> &'static str {
+    NODES
+        .into_iter()
+        .find(|n| *n != node)
+        .expect("there are two")
+}
+
+/// Connections and the tables that they were opened by.
+struct Churn {
+    place: Place,
+    ready: Ready,
+    history: History,
+    /// Opened before the first change; idle from `LIVE - IDLE` on, of each family the same number.
+    live: Vec<Conn>,
+    idle: Vec<Conn>,
+    between: Vec<Conn>,
+}
+
+impl Churn {
+    fn new(mode: Mode, purpose: &str, servers: &[u16]) -> Self {
+        let (place, ready) = Place::up(mode, purpose, servers);
+        let history = History::new(place.table_size(), servers);
+        let client = place.job.client().expect("the lab has a client");
+        let live = conns::open(&client, &ready.service, LIVE - IDLE);
+        let idle = conns::open(&client, &ready.service, IDLE);
+        for conn in live.iter().chain(&idle) {
+            let expected = history.server(conn.flow);
+            assert_eq!(conn.server, expected, "{:?} by the table", conn.flow);
+        }
+        Self {
+            place,
+            ready,
+            history,
+            live,
+            idle,
+            between: Vec::new(),
+        }
+    }
+
+    /// Other servers, while everyone but the idle talks; those of `staying` notice nothing, and the
+    /// owner remembers what it must and nothing else.
+    fn change(&mut self, servers: &[u16], staying: &[u16]) {
+        let Self {
+            place,
+            ready,
+            history,
+            live,
+            between,
+            ..
+        } = self;
+        let mut talking: Vec<&mut Conn> = live.iter_mut().chain(between).collect();
+        while_talking(&mut talking, || place.change(ready, history, servers));
+        // Now that the change is in the kernel.
+        ask(talking);
+        let stays = |conn: &Conn| staying.contains(&conn.server);
+        let all = self.live.iter().chain(&self.between);
+        let lost = broken(all, stays);
+        assert!(lost.is_empty(), "after the change to {servers:?}: {lost:?}");
+        self.remembered_on_the_owner();
+    }
+
+    fn remembered_on_the_owner(&self) {
+        let [established, half_open] = self.place.flows(&self.ready.owner);
+        let on_the_other = self.place.flows(other(&self.ready.owner));
+        assert!(on_the_other.iter().all(BTreeSet::is_empty));
+        self.only_changed_slots(established.iter().chain(&half_open));
+        if self.place.mode() == Mode::Snat {
+            // Its records are what remembers; the flow tables only help to find them.
+            return;
+        }
+        let of = |conns: &[Conn], whole: bool| -> BTreeSet<Flow> {
+            let told = conns.iter().filter(|c| !whole || c.broken.is_none());
+            told.map(|c| c.flow).collect()
+        };
+        let ours: BTreeSet<Flow> =
+            &(&of(&self.live, false) | &of(&self.idle, false)) | &of(&self.between, false);
+        let mut expected: BTreeSet<Flow> = &of(&self.live, true) | &of(&self.between, true);
+        expected.retain(|flow| self.history.has_changed(*flow));
+        assert!(!expected.is_empty(), "some slots have changed");
+        let found = &established & &ours;
+        let (missing, surplus) = (&expected - &found, &found - &expected);
+        assert_eq!(
+            (missing.len(), surplus.len()),
+            (0, 0),
+            "{missing:?} {surplus:?}"
+        );
+    }
+
+    fn only_changed_slots<'a>(&self, flows: impl Iterator<Item = &'a Flow>) {
+        let needless: Vec<_> = flows
+            .filter(|flow| !self.history.has_changed(**flow))
+            .collect();
+        assert!(
+            needless.is_empty(),
+            "{} entries for slots that did not change: {needless:?}",
+            needless.len()
+        );
+    }
+
+    /// Some that come when the tables have already changed once.
+    fn open_between(&mut self) {
+        let client = self.place.job.client().expect("the lab has a client");
+        self.between = conns::open(&client, &self.ready.service, BETWEEN);
+        for conn in &self.between {
+            let expected = self.history.server(conn.flow);
+            assert_eq!(conn.server, expected, "{:?} by the table", conn.flow);
+        }
+    }
+
+    /// The owner dies; then everyone is asked, the idle too. How many connections from between the changes broke.
+    fn move_vip(&mut self, staying: &[u16]) -> usize {
+        let (former, heir) = (self.ready.owner.clone(), other(&self.ready.owner));
+        self.place.cut(&former);
+        let client = self.place.job.client().expect("the lab has a client");
+        for target in self.ready.service.tcp() {
+            let answers = || {
+                let outcome = requests::requests(&client, target, 1).expect("the client runs");
+                (outcome.failed == 0).then_some(())
+            };
+            let back = clock::poll(Duration::from_secs(30), answers);
+            assert!(back.is_some(), "nobody takes {target} over from {former}");
+        }
+        let all = [&mut self.live, &mut self.idle, &mut self.between];
+        ask(all.into_iter().flatten());
+        let stays = |conn: &Conn| staying.contains(&conn.server);
+        let lost = broken(self.live.iter().chain(&self.idle), stays);
+        assert!(lost.is_empty(), "after the move to {heir}: {lost:?}");
+        let as_ever = |c: &Conn| stays(c) && self.history.first_server(c.flow) == c.server;
+        let lost = broken(&self.between, as_ever);
+        assert!(lost.is_empty(), "opened between, unchanged: {lost:?}");
+        let [established, half_open] = self.place.flows(heir);
+        self.only_changed_slots(established.iter().chain(&half_open));
+        broken(&self.between, stays).values().sum()
+    }
+}
+
+/// The whole story, once in each mode.
+fn nobody_notices_that_backends_come_and_go(mode: Mode, purpose: &str) {
+    let _alone = alone();
+    // b4 leaves, b5 comes and leaves, b6 comes; b2 leaves and comes back.
+    let staying = [1, 2, 3];
+    let mut churn = Churn::new(mode, purpose, &[1, 2, 3, 4]);
+    churn.change(&[1, 2, 3, 5], &staying);
+    churn.open_between();
+    churn.change(&[1, 3, 5], &staying);
+    churn.change(&[1, 2, 3, 5], &staying);
+    churn.change(&[1, 2, 3, 6], &staying);
+    let n_between = churn.move_vip(&staying);
+    println!(
+        "{mode:?}: {n_between} of {BETWEEN} connections from between the changes broke with the move"
+    );
+}
+
+#[test]
+fn nobody_notices_that_backends_come_and_go_by_layer_2() {
+    nobody_notices_that_backends_come_and_go(Mode::L2, "l2");
+}
+
+#[test]
+fn nobody_notices_that_backends_come_and_go_by_ipip() {
+    nobody_notices_that_backends_come_and_go(Mode::Ipip, "ipip");
+}
+
+#[test]
+fn nobody_notices_that_backends_come_and_go_by_snat() {
+    nobody_notices_that_backends_come_and_go(Mode::Snat, "snat");
+}
+
+/// Requests until told to stop.
+fn load(client: &fairlead_lab::node::Node, ready: &Ready, stop: &AtomicBool) -> requests::Outcome {
+    let mut outcome = requests::Outcome::default();
+    while !stop.load(Ordering::Relaxed) {
+        for target in ready.service.tcp() {
+            outcome.add(requests::requests(client, target, 20).expect("the client runs"));
+        }
+    }
+    outcome
+}
+
+/// The node that joined owns the VIPs; its process dies, the servers change in the API that the other
+/// node serves, and it starts again.
+fn a_restart_picks_up_what_changed(mode: Mode, purpose: &str) {
+    let _alone = alone();
+    let (before, after, staying) = ([1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 3]);
+    let [api, joined] = NODES;
+    let (mut place, mut ready) = Place::up(mode, purpose, &before);
+    if ready.owner == api {
+        let none = Duration::ZERO;
+        place
+            .job
+            .fail_over(api, &ready.service, 2, none)
+            .expect("it moves");
+        place.job.restore(api).expect("it starts again");
+        ready = place.ready();
+    }
+    assert_eq!(ready.owner, joined);
+    let mut history = History::new(place.table_size(), &before);
+    let client = place.job.client().expect("the lab has a client");
+    let mut live = conns::open(&client, &ready.service, 200);
+    let echoes: Vec<Probe> = (0..4)
+        .flat_map(|_| ready.service.tcp())
+        .map(|t| SocketAddr::new(t.ip(), ready.service.udp_port))
+        .map(|t| Probe::udp(&client, t).expect("the client runs"))
+        .collect();
+    let stop = AtomicBool::new(false);
+    let mut talking: Vec<&mut Conn> = live.iter_mut().collect();
+    let outcome = std::thread::scope(|scope| {
+        let requests = scope.spawn(|| load(&client, &ready, &stop));
+        while_talking(&mut talking, || {
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                place.job.kill_appliance(joined).expect("it can be killed");
+                place.set_servers(&after);
+                place.wait_programmed(api, &after);
+                place.job.start_appliance(joined).expect("it starts again");
+                history.change(&after);
+                place.wait_programmed(joined, &after);
+                place.wait_new_flows(&ready, &history);
+            }));
+            stop.store(true, Ordering::Relaxed);
+            let outcome = requests.join().expect("requests do not panic");
+            done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            outcome
+        })
+    });
+    ask(talking);
+    for echo in echoes {
+        let samples = echo.stop().expect("the client runs");
+        let lost = samples.iter().filter(|(_, answer)| answer.is_none());
+        let lost: Vec<_> = lost.map(|(sent, _)| *sent).collect();
+        assert!(
+            lost.is_empty(),
+            "{} of {}: {lost:?}",
+            lost.len(),
+            samples.len()
+        );
+    }
+    assert_eq!(outcome.failed, 0, "{outcome:?}");
+    let lost = broken(&live, |conn| staying.contains(&conn.server));
+    assert!(lost.is_empty(), "{lost:?}");
+    assert_eq!(place.ready().owner, joined);
+}
+
+#[test]
+fn a_restart_picks_up_what_changed_by_layer_2() {
+    a_restart_picks_up_what_changed(Mode::L2, "restart-l2");
+}
+
+#[test]
+fn a_restart_picks_up_what_changed_by_snat() {
+    a_restart_picks_up_what_changed(Mode::Snat, "restart-snat");
+}
