@@ -32,7 +32,7 @@ use crate::{
     driver::control::book::Book,
     frames::solicited_node,
     heartbeat::Key,
-    ownership::{Engine, GroupSpec, Me, Table, order::NodeId},
+    ownership::{Engine, GroupSpec, Me, Table, VipReport, order::NodeId},
     policy::{self, Gate, Plan, Wanted},
     status::{InterfaceStatus, L2Status, Names},
 };
@@ -358,6 +358,18 @@ impl Control {
         let found = responder.find(now).map_err(|e| chain(&e))?;
         if !found.answering.is_empty() {
             info!(interface = %link.name, n = found.answering.len(), "adopting addresses that still answer");
+        }
+        // Held from the first status on, so that nothing that serves them is unprogrammed meanwhile.
+        for (vip, _) in &found.answering {
+            let report = VipReport {
+                is_held: true,
+                ..VipReport::default()
+            };
+            self.book.take(Report::Vip {
+                cell,
+                vip: *vip,
+                report,
+            });
         }
         let me = Me {
             node: NodeId::of(&self.config.node),

@@ -307,7 +307,16 @@ fn a_killed_agent_adopts_what_its_maps_hold_before_the_api_answers() {
     first.kill();
     assert_eq!(maps.entries.len().unwrap(), 1, "a kill releases nothing");
     let (_, before) = maps.entries.entries().unwrap()[0];
-    let second = Running::start(&lan, "a", &maps, None);
+    let mut second = Running::start(&lan, "a", &maps, None);
+    wait("there is a status", || {
+        !second.status.borrow().interfaces.is_empty()
+    });
+    let first_status = second.status.borrow_and_update().clone();
+    assert_eq!(
+        first_status.held,
+        [ip(VIP4)].into(),
+        "known from the first status on"
+    );
     wait("it owns the address without the API", || second.owns(VIP4));
     assert_eq!(second.status.borrow().held, [ip(VIP4)].into());
     second.snapshot.send_replace(Some(snapshot(&[VIP4])));

@@ -192,6 +192,8 @@ impl Engine {
         };
         let vip_state = &mut self.table.vip_state[vip];
         vip_state.answering = true;
+        // The caller has seen the entry; a release is what it must hear of.
+        vip_state.reported.is_held = true;
         vip_state.max_epoch = epoch;
         let group = self.table.vips[vip].group as usize;
         let state = &mut self.table.group_state[group];
