@@ -1,6 +1,6 @@
 //! Builds the kernel programs (`bpf/kern`, a workspace of its own) and leaves their objects in `OUT_DIR` for embedding.
 //!
-//! Two toolchains serve (docs/adr/0002): the distribution's `rustc` with a ready-made `core` for the BPF target, else rustup's nightly with
+//! Two toolchains serve (docs/adr/0001): the distribution's `rustc` with a ready-made `core` for the BPF target, else rustup's nightly with
 //! `rust-src`. `bpf-linker` comes from `FAIRLEAD_BPF_LINKER`, Fairlead's cache, or `PATH`.
 
 use std::env;
