@@ -87,6 +87,8 @@ pub struct DesiredService {
     pub vips: Vec<Vip>,
     /// Its frontends.
     pub frontends: Vec<(Frontend, Arc<DesiredFrontend>)>,
+    /// VIPs that nobody may reach by this service, because it may not be open to everyone.
+    pub closed: BTreeSet<Vip>,
     /// What is wrong, apart from what the planner finds.
     pub problems: Vec<Problem>,
     /// A next hop was asked for a moment ago and has not answered.
@@ -140,9 +142,20 @@ pub fn service(service: &Service, context: &Context<'_>) -> DesiredService {
             "externalTrafficPolicy Local is treated as Cluster: backends on every node are used",
         );
     }
-    let frontends: Vec<_> = service.frontends().collect();
-    for (frontend, backends) in frontends {
-        builder.frontend(frontend, &backends);
+    if service.session_affinity {
+        builder.problem(
+            ProblemReason::SessionAffinityIgnored,
+            None,
+            None,
+            "sessionAffinity ClientIP is ignored: each connection of a client chooses its own backend",
+        );
+    }
+    for (frontend, backends) in service.frontends() {
+        if service.is_restricted(&frontend.vip) {
+            builder.close(frontend);
+        } else {
+            builder.frontend(frontend, &backends);
+        }
     }
     let mut out = builder.out;
     out.problems.sort();
@@ -182,6 +195,16 @@ impl Builder<'_> {
             backend,
             message: message.into(),
         });
+    }
+
+    /// A restriction that cannot be kept closes the frontend: open to everyone is what its owner ruled out.
+    fn close(&mut self, frontend: Frontend) {
+        let message = format!(
+            "{frontend} is open to nobody: loadBalancerSourceRanges is not enforced; remove it and filter at the backends or before this node"
+        );
+        let reason = ProblemReason::SourceRangesNotEnforced;
+        self.problem(reason, Some(frontend), None, message);
+        self.out.closed.insert(frontend.vip);
     }
 
     fn frontend(&mut self, frontend: Frontend, backends: &[&Backend]) {

@@ -308,37 +308,53 @@ impl Engine {
         }
     }
 
-    fn conclude(
-        &mut self,
-        generation: Generation,
-        desired: &Desired,
-        plan: Plan,
-        mut problems: Vec<Problem>,
-    ) {
-        problems.extend(plan.problems);
-        problems.sort();
-        problems.dedup();
+    /// VIPs that must not be announced.
+    fn refusals(&mut self, desired: &Desired, plan: &mut Plan) -> BTreeSet<Vip> {
         let pending = self.services.values().filter(|s| s.is_pending);
         let pending: BTreeSet<Vip> = pending.flat_map(|s| s.vips.iter().copied()).collect();
         self.ready.retain(|vip| desired.vips.contains_key(vip));
-        let mut refused = plan.blocked_vips;
+        let mut refused = std::mem::take(&mut plan.blocked_vips);
         refused.extend(plan.blocked.iter().map(|frontend| frontend.vip));
+        let closed = self.closed(desired);
+        self.ready.retain(|vip| !closed.contains(vip));
         // What was ready goes on with what it has, whatever does not fit any more.
         for vip in desired.vips.keys() {
             let in_maps = self.state.has_vip(vip);
             if self.ready.contains(vip) && in_maps {
                 refused.remove(vip);
-            } else if !in_maps || pending.contains(vip) {
+            } else if !in_maps || pending.contains(vip) || closed.contains(vip) {
                 refused.insert(*vip);
             } else if !refused.contains(vip) {
                 self.ready.insert(*vip);
             }
         }
+        refused
+    }
+
+    /// VIPs that are closed by one service and that no other has a frontend on.
+    fn closed(&self, desired: &Desired) -> BTreeSet<Vip> {
+        let open: BTreeSet<Vip> = desired.frontends.keys().map(|f| f.vip).collect();
+        let closed = self.services.values().flat_map(|s| &s.closed).copied();
+        closed.filter(|vip| !open.contains(vip)).collect()
+    }
+
+    fn conclude(
+        &mut self,
+        generation: Generation,
+        desired: &Desired,
+        mut plan: Plan,
+        mut problems: Vec<Problem>,
+    ) {
+        problems.append(&mut plan.problems);
+        problems.sort();
+        problems.dedup();
+        let refused = self.refusals(desired, &mut plan);
         let is_whole = |service: &DesiredService| {
             let frontends = service.frontends.iter();
             let placed =
                 |f: &Frontend| !plan.blocked.contains(f) && self.state.record_of(f).is_some();
-            !service.vips.iter().any(|vip| refused.contains(vip))
+            service.closed.is_empty()
+                && !service.vips.iter().any(|vip| refused.contains(vip))
                 && frontends.into_iter().all(|(f, _)| placed(f))
         };
         let whole = self

@@ -53,6 +53,8 @@ reasons! {
     FrontendTableFull: true;
     /// Another service has the same frontend.
     FrontendTaken: true;
+    /// Only some clients may come in, which is not enforced: nobody is let in.
+    SourceRangesNotEnforced: true;
     /// The table size asked for is too small or no prime; the next that fits is used.
     MaglevTableTooSmall: false;
     /// The protocol gets addresses and is not forwarded.
@@ -77,6 +79,8 @@ reasons! {
     NoBackend: false;
     /// `externalTrafficPolicy: Local` is treated as `Cluster`.
     TrafficPolicyIgnored: false;
+    /// `sessionAffinity: ClientIP` is ignored: each connection of a client chooses its own backend.
+    SessionAffinityIgnored: false;
 }
 
 impl fmt::Display for ProblemReason {

@@ -65,6 +65,8 @@ fn service(vips: &[&str]) -> Service {
         external_traffic_policy: TrafficPolicy::Cluster,
         forwarding: ForwardingMode::Auto,
         table_size: None,
+        source_ranges: None,
+        session_affinity: false,
     }
 }
 

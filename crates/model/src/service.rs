@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
+use ipnet::IpNet;
+
 use crate::{
     name::{NodeName, ServiceName},
     net::Vip,
@@ -174,6 +176,11 @@ pub struct Service {
     pub forwarding: ForwardingMode,
     /// Maglev M written once by the operator (annotation `fairlead.io/maglev-table-size`) or set by the user; `None` = not known yet.
     pub table_size: Option<u32>,
+    /// `spec.loadBalancerSourceRanges`: the only clients that may come in. `None` = everyone; a list without a range of a family lets
+    /// nobody of that family in.
+    pub source_ranges: Option<Vec<IpNet>>,
+    /// `spec.sessionAffinity` is `ClientIP`: all connections of a client go to one backend.
+    pub session_affinity: bool,
 }
 
 /// Cilium's Maglev table lengths, all prime: the only values of `table_size`.
@@ -217,6 +224,15 @@ impl Service {
         vips.sort_unstable();
         vips.dedup();
         vips
+    }
+
+    /// Whether only some clients may reach this VIP; a range such as `0.0.0.0/0` lets all of its family in.
+    pub fn is_restricted(&self, vip: &Vip) -> bool {
+        let lets_all_in =
+            |range: &IpNet| range.prefix_len() == 0 && range.addr().is_ipv4() == vip.is_ipv4();
+        self.source_ranges
+            .as_ref()
+            .is_some_and(|ranges| !ranges.iter().any(lets_all_in))
     }
 
     /// Every frontend with its backends of the same family, in the order of VIPs, then ports.
@@ -289,6 +305,8 @@ mod tests {
             external_traffic_policy: TrafficPolicy::Cluster,
             forwarding: ForwardingMode::Auto,
             table_size: None,
+            source_ranges: None,
+            session_affinity: false,
         };
         let seen: Vec<String> = service
             .frontends()

@@ -49,6 +49,8 @@ fn web(forwarding: ForwardingMode, backends: Vec<Backend>) -> Service {
         external_traffic_policy: TrafficPolicy::Cluster,
         forwarding,
         table_size: None,
+        source_ranges: None,
+        session_affinity: false,
     }
 }
 
@@ -299,6 +301,49 @@ fn local_traffic_policy_is_said_to_be_ignored() {
         reasons(&meet(&wish, &net)),
         [ProblemReason::TrafficPolicyIgnored]
     );
+}
+
+#[test]
+fn session_affinity_is_said_to_be_ignored() {
+    let mut wish = web(
+        ForwardingMode::Auto,
+        vec![backend("192.0.2.5", 80, BackendState::Active)],
+    );
+    wish.session_affinity = true;
+    let found = meet(&wish, &network(&[("192.0.2.5", resolved(LAN, true))]));
+    assert_eq!(reasons(&found), [ProblemReason::SessionAffinityIgnored]);
+    assert_eq!(found.frontends.len(), 1);
+}
+
+#[test]
+fn what_is_for_some_clients_only_is_open_to_nobody() {
+    let mut wish = web(
+        ForwardingMode::Auto,
+        vec![backend("192.0.2.5", 80, BackendState::Active)],
+    );
+    let net = network(&[("192.0.2.5", resolved(LAN, true))]);
+    wish.load_balancer_ips.push(ip("2001:db8::10"));
+    let v4 = "192.0.2.10:80/TCP".to_owned();
+    let v6 = "[2001:db8::10]:80/TCP".to_owned();
+    let cases: &[(&[&str], &[&String])] = &[
+        (&["10.0.0.0/8", "2001:db8::/32"], &[]),
+        (&["10.0.0.0/8", "0.0.0.0/0"], &[&v4]),
+        (&["::/0"], &[&v6]),
+        (&["0.0.0.0/0", "::/0"], &[&v4, &v6]),
+        // None that could be read.
+        (&[], &[]),
+    ];
+    for (ranges, open) in cases {
+        wish.source_ranges = Some(ranges.iter().map(|r| r.parse().unwrap()).collect());
+        let found = meet(&wish, &net);
+        let frontends: Vec<String> = found.frontends.iter().map(|(f, _)| f.to_string()).collect();
+        assert_eq!(frontends.iter().collect::<Vec<_>>(), *open, "{ranges:?}");
+        assert_eq!(found.closed.len(), 2 - open.len(), "{ranges:?}");
+        let closing = found.problems.iter();
+        let closing = closing.filter(|p| p.reason == ProblemReason::SourceRangesNotEnforced);
+        assert_eq!(closing.count(), 2 - open.len(), "{ranges:?}");
+    }
+    assert!(ProblemReason::SourceRangesNotEnforced.blocks_programming());
 }
 
 #[test]

@@ -51,6 +51,8 @@ fn snapshot(generation: u64, backends: &[&str]) -> Arc<Snapshot> {
         external_traffic_policy: TrafficPolicy::Cluster,
         forwarding: ForwardingMode::Auto,
         table_size: None,
+        source_ranges: None,
+        session_affinity: false,
     };
     Arc::new(Snapshot {
         generation: Generation(generation),

@@ -61,6 +61,8 @@ fn service(n: &str, port: u16, backends: &[u8]) -> Service {
         external_traffic_policy: TrafficPolicy::Cluster,
         forwarding: ForwardingMode::Auto,
         table_size: None,
+        source_ranges: None,
+        session_affinity: false,
     }
 }
 
@@ -207,6 +209,35 @@ fn a_vip_is_refused_until_its_first_next_hops_have_answered_and_never_again() {
     bench.set([service("web", 80, &[1, 2, 3])]);
     let (programmed, _) = bench.step();
     assert!(programmed.refused.is_empty());
+}
+
+#[test]
+fn a_service_that_becomes_restricted_closes_at_once_and_its_vip_is_withdrawn() {
+    let mut bench = Bench::new();
+    bench.set([service("web", 80, &[1, 2])]);
+    bench.step();
+    bench.announce([vip()]);
+    let restricted = Service {
+        source_ranges: Some(vec!["198.51.100.0/24".parse().unwrap()]),
+        ..service("web", 80, &[1, 2])
+    };
+    bench.set([restricted.clone()]);
+    let (programmed, _) = bench.step();
+    assert!(programmed.frontends.is_empty() && programmed.programmed.is_empty());
+    assert_eq!(programmed.refused, BTreeSet::from([vip()]));
+    let reasons: Vec<_> = programmed.problems.iter().map(|p| p.reason).collect();
+    assert_eq!(reasons, [ProblemReason::SourceRangesNotEnforced]);
+    // Another service on the same VIP is announced; the port of the first stays closed.
+    bench.set([restricted, service("db", 5432, &[3])]);
+    let (programmed, _) = bench.step();
+    assert!(programmed.refused.is_empty());
+    assert_eq!(programmed.programmed, BTreeSet::from([name("db")]));
+    assert!(programmed.frontends.keys().eq(&[frontend(5432)]));
+    // The restriction goes: so does everything it caused.
+    bench.set([service("web", 80, &[1, 2]), service("db", 5432, &[3])]);
+    let (programmed, _) = bench.step();
+    assert_eq!(programmed.problems, []);
+    assert_eq!(programmed.frontends.len(), 2);
 }
 
 #[test]

@@ -31,6 +31,8 @@ fn snapshot() -> Snapshot {
         external_traffic_policy: TrafficPolicy::Cluster,
         forwarding: ForwardingMode::Auto,
         table_size: None,
+        source_ranges: None,
+        session_affinity: false,
     };
     let policy = L2Policy {
         name: "lan".into(),

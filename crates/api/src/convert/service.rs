@@ -6,6 +6,7 @@ use fairlead_model::{
     ForwardingMode, LoadBalancerClass, Service, ServiceName, ServicePort, TrafficPolicy, Vip,
     service::TABLE_SIZES,
 };
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
 use kube::ResourceExt as _;
 
@@ -108,6 +109,12 @@ pub fn service(object: &v1::Service) -> Result<Converted<Service>, ConvertError>
         },
         forwarding: forwarding(annotations, &mut problems),
         table_size: table_size(annotations, &mut problems),
+        // The API server takes the field for this type only, and keeps it when the type changes.
+        source_ranges: spec
+            .load_balancer_source_ranges
+            .filter(|given| is_load_balancer && !given.is_empty())
+            .map(|given| source_ranges(&given, &mut problems)),
+        session_affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
     };
     Ok(Converted { value, problems })
 }
@@ -132,6 +139,21 @@ fn vips(
         }
     }
     vips
+}
+
+/// Ranges that can be read. One that cannot lets nobody in: leaving out the restriction would let everyone in.
+fn source_ranges(given: &[String], problems: &mut Vec<ConvertError>) -> Vec<IpNet> {
+    let mut ranges = Vec::with_capacity(given.len());
+    for (idx, text) in given.iter().enumerate() {
+        match text.trim().parse() {
+            Ok(range) => ranges.push(range),
+            Err(_) => problems.push(ConvertError::new(
+                format!("spec.loadBalancerSourceRanges[{idx}]"),
+                Problem::Prefix(text.clone()),
+            )),
+        }
+    }
+    ranges
 }
 
 fn ports(given: &[v1::ServicePort], problems: &mut Vec<ConvertError>) -> Vec<ServicePort> {

@@ -84,6 +84,32 @@ fn only_load_balancers_have_load_balancer_addresses() {
 }
 
 #[test]
+fn who_may_come_in_and_whether_a_client_stays_are_facts() {
+    let given = |type_: &str, ranges: &str| {
+        let object: v1::Service = read(&format!(
+            "metadata: {{name: web, namespace: shop}}
+spec: {{type: {type_}, sessionAffinity: ClientIP, loadBalancerSourceRanges: {ranges}, ports: [{{port: 80}}]}}",
+        ));
+        service(&object).unwrap()
+    };
+    let two = given("LoadBalancer", "[10.0.0.0/8, ' 2001:db8::/32 ']");
+    assert_eq!(two.problems, []);
+    assert!(two.value.session_affinity);
+    let ranges = ["10.0.0.0/8", "2001:db8::/32"].map(|r| r.parse().unwrap());
+    assert_eq!(two.value.source_ranges, Some(ranges.to_vec()));
+    // What cannot be read must not open the service.
+    let none = given("LoadBalancer", "[10.0.0.0/99]");
+    assert_eq!(
+        fields(&none),
+        [("spec.loadBalancerSourceRanges[0]", "InvalidPrefix")]
+    );
+    assert_eq!(none.value.source_ranges, Some(vec![]));
+    assert_eq!(given("LoadBalancer", "[]").value.source_ranges, None);
+    assert_eq!(given("ClusterIP", "[10.0.0.0/8]").value.source_ranges, None);
+    assert!(!service(&web()).unwrap().value.session_affinity);
+}
+
+#[test]
 fn what_a_service_says_wrongly_is_named_and_the_rest_stands() {
     let object: v1::Service = read(
         "metadata: {name: web, namespace: shop, annotations: {
