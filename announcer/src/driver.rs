@@ -153,6 +153,7 @@ impl Announcer {
                 client.clone(),
                 node,
                 config,
+                self.inputs.snapshot.clone(),
                 self.status.subscribe(),
                 leases,
                 tasks.token(),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use fairlead_api::names;
-use fairlead_model::{NodeName, ServiceName};
+use fairlead_model::{NodeName, ServiceName, Snapshot};
 use fairlead_rt::{BoxError, CancellationToken, clock};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -19,11 +19,11 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams, Preconditions},
 };
 use rand::Rng as _;
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::status::L2Status;
 
@@ -53,42 +53,109 @@ const RETRY: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Between two looks at who holds what.
 const LOOK: Duration = Duration::from_mins(5);
+/// A Lease that ran out so long ago is not about to be renewed, and clocks do not differ by as much.
+const MARGIN: Duration = Duration::from_mins(10);
+/// HTTP.
+const NOT_FOUND: u16 = 404;
 
-/// When each Lease of ours is due.
+/// What is to be done with a Lease.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Errand {
+    /// Write our name into it, or renew it.
+    Write(ServiceName),
+    /// Delete it if it is ours: its Service is announced no more. By the Lease's name.
+    GiveUp(String),
+    /// Delete it if nobody cares for it. By the Lease's name.
+    Collect(String),
+}
+
+/// When each errand is due.
 #[derive(Debug, Default)]
-struct Due(HashMap<ServiceName, Instant>);
+struct Due(HashMap<Errand, Instant>);
 
 impl Due {
-    /// Takes what is owned now: new ones are due at once; returns what is no longer owned or wanted.
+    /// Takes what is owned now: new ones are due at once. What is owned again is not given up.
     fn set(&mut self, owned: &BTreeSet<ServiceName>, now: Instant) {
-        self.0.retain(|service, _| owned.contains(service));
+        let names: BTreeSet<String> = owned.iter().map(names::lease_name).collect();
+        self.0.retain(|errand, _| match errand {
+            Errand::Write(service) => owned.contains(service),
+            Errand::GiveUp(lease) | Errand::Collect(lease) => !names.contains(lease),
+        });
         for service in owned {
-            self.0.entry(service.clone()).or_insert(now);
+            self.add(Errand::Write(service.clone()), now);
         }
     }
 
-    fn first(&self) -> Option<(&ServiceName, Instant)> {
-        let first = self.0.iter().min_by_key(|(name, at)| (**at, *name));
-        first.map(|(service, at)| (service, *at))
+    fn add(&mut self, errand: Errand, now: Instant) {
+        self.0.entry(errand).or_insert(now);
     }
 
-    /// Written: due again after a third of its duration, spread over a sixth.
-    fn written(&mut self, service: &ServiceName, duration: Duration, now: Instant) {
+    fn first(&self) -> Option<(&Errand, Instant)> {
+        let first = self.0.iter().min_by_key(|(errand, at)| (**at, *errand));
+        first.map(|(errand, at)| (errand, *at))
+    }
+
+    /// A written Lease is due again after a third of its duration, spread over a sixth; a deletion is over.
+    fn done(&mut self, errand: &Errand, duration: Duration, now: Instant) {
+        if !matches!(errand, Errand::Write(_)) {
+            self.0.remove(errand);
+            return;
+        }
         let spread = rand::rng().random_range(0.0..1.0);
         let after = duration / 3 + (duration / 6).mul_f64(spread);
-        if let Some(at) = self.0.get_mut(service) {
+        if let Some(at) = self.0.get_mut(errand) {
             *at = now + after;
         }
     }
 
-    fn failed(&mut self, service: &ServiceName, now: Instant) {
-        if let Some(at) = self.0.get_mut(service) {
+    fn failed(&mut self, errand: &Errand, now: Instant) {
+        if let Some(at) = self.0.get_mut(errand) {
             *at = now + RETRY;
         }
     }
 }
 
-/// Writes until told to stop; shows who holds what.
+/// What a Lease is judged by.
+struct World {
+    node: NodeName,
+    /// Names of the Leases that existing Services would have.
+    leases: BTreeSet<String>,
+    nodes: BTreeSet<NodeName>,
+}
+
+impl World {
+    /// Whether a Lease may be deleted by whoever comes: nobody has renewed it for long, and it says nothing of use. A Lease that somebody
+    /// renews, an agent of Cilium for one, is never touched, nor is one of an existing Service that another living node holds.
+    fn may_collect(&self, lease: &Lease, now: Timestamp) -> bool {
+        let Some(name) = &lease.metadata.name else {
+            return false;
+        };
+        let spec = lease.spec.as_ref();
+        let holder = spec
+            .and_then(|spec| spec.holder_identity.as_deref())
+            .filter(|holder| !holder.is_empty());
+        let renewed = spec.and_then(|spec| spec.renew_time.as_ref()).map(|t| t.0);
+        let created = lease.metadata.creation_timestamp.as_ref().map(|t| t.0);
+        let Some(last) = renewed.or(created) else {
+            return false;
+        };
+        let seconds = spec.and_then(|spec| spec.lease_duration_seconds);
+        let held = u64::try_from(seconds.unwrap_or(0)).unwrap_or(0);
+        let until = u64::try_from(last.as_second()).unwrap_or(0) + held + MARGIN.as_secs();
+        let is_stale = u64::try_from(now.as_second()).is_ok_and(|now| now > until);
+        let is_useless = match holder {
+            None => true,
+            Some(holder) => {
+                !self.leases.contains(name)
+                    || holder == self.node.as_str()
+                    || !self.nodes.iter().any(|node| node.as_str() == holder)
+            }
+        };
+        name.starts_with(names::LEASE_PREFIX) && is_stale && is_useless
+    }
+}
+
+/// Writes until told to stop; shows who holds what; deletes what nobody cares for.
 ///
 /// # Errors
 /// None; the signature is that of a supervised task.
@@ -99,6 +166,7 @@ pub async fn run(
     client: Client,
     node: NodeName,
     config: LeaseConfig,
+    snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     mut status: watch::Receiver<Arc<L2Status>>,
     seen: watch::Sender<BTreeMap<String, NodeName>>,
     stop: CancellationToken,
@@ -108,8 +176,9 @@ pub async fn run(
     let mut wanted = BTreeSet::new();
     let mut look = tokio::time::interval(LOOK);
     let mut has_status = true;
+    let world = || world(&node, snapshot.borrow().as_deref());
     loop {
-        let next = due.first().map(|(service, at)| (service.clone(), at));
+        let next = due.first().map(|(errand, at)| (errand.clone(), at));
         let at = next.as_ref().map(|(_, at)| (*at).into());
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -119,24 +188,62 @@ pub async fn run(
                 due.set(&owned(&status), clock::now());
                 let now_wanted = services(&status);
                 for gone in wanted.difference(&now_wanted) {
-                    give_up(&leases, gone, &node).await;
+                    due.add(Errand::GiveUp(names::lease_name(gone)), clock::now());
                 }
                 wanted = now_wanted;
             }
-            _ = look.tick() => show(&leases, &seen).await,
+            _ = look.tick() => {
+                let looked = stop.run_until_cancelled(show(&leases, &seen, world().as_ref())).await;
+                for stale in looked.unwrap_or_default() {
+                    due.add(Errand::Collect(stale), clock::now());
+                }
+            }
             () = sleep_until(at), if at.is_some() => {
-                let Some((service, _)) = next else { continue };
-                let write = write(&leases, &service, &node, &config);
-                let outcome = tokio::time::timeout(DEADLINE, write).await;
+                let Some((errand, _)) = next else { continue };
+                let work = run_errand(&leases, &errand, &node, &config, world());
+                let work = tokio::time::timeout(DEADLINE, work);
+                let Some(outcome) = stop.run_until_cancelled(work).await else {
+                    return Ok(());
+                };
                 match outcome.map_err(BoxError::from).and_then(|o| o.map_err(BoxError::from)) {
-                    Ok(()) => due.written(&service, config.duration, clock::now()),
+                    Ok(()) => due.done(&errand, config.duration, clock::now()),
                     Err(error) => {
-                        debug!(svc = %service, error = %error, "lease not written, trying again");
-                        due.failed(&service, clock::now());
+                        debug!(?errand, error = %error, "lease not written, trying again");
+                        due.failed(&errand, clock::now());
                     }
                 }
                 tokio::time::sleep(PACE).await;
             }
+        }
+    }
+}
+
+/// `None` while the API has not been heard: then nothing is collected.
+fn world(node: &NodeName, snapshot: Option<&Snapshot>) -> Option<World> {
+    snapshot.map(|snapshot| World {
+        node: node.clone(),
+        leases: snapshot.services.keys().map(names::lease_name).collect(),
+        nodes: snapshot.nodes.keys().cloned().collect(),
+    })
+}
+
+async fn run_errand(
+    leases: &Api<Lease>,
+    errand: &Errand,
+    node: &NodeName,
+    config: &LeaseConfig,
+    world: Option<World>,
+) -> Result<(), kube::Error> {
+    match errand {
+        Errand::Write(service) => write(leases, service, node, config).await,
+        Errand::GiveUp(name) => delete_if(leases, name, |lease| is_held_by(lease, node)).await,
+        Errand::Collect(name) => {
+            let may = |lease: &Lease| {
+                let time = Timestamp::try_from(clock::wall());
+                let world = world.as_ref();
+                time.is_ok_and(|time| world.is_some_and(|world| world.may_collect(lease, time)))
+            };
+            delete_if(leases, name, may).await
         }
     }
 }
@@ -199,33 +306,54 @@ fn claim(spec: &mut LeaseSpec, node: &NodeName, duration: Duration) {
     spec.renew_time = now();
 }
 
-/// Deletes our Lease of a Service that is announced no more.
-async fn give_up(leases: &Api<Lease>, service: &ServiceName, node: &NodeName) {
-    let name = names::lease_name(service);
-    let delete = async {
-        let Some(lease) = leases.get_opt(&name).await? else {
-            return Ok(());
-        };
-        let holder = lease.spec.and_then(|spec| spec.holder_identity);
-        if holder.as_deref() == Some(node.as_str()) {
-            leases.delete(&name, &DeleteParams::default()).await?;
-        }
-        Ok::<(), kube::Error>(())
+fn is_held_by(lease: &Lease, node: &NodeName) -> bool {
+    let spec = lease.spec.as_ref();
+    spec.and_then(|spec| spec.holder_identity.as_deref()) == Some(node.as_str())
+}
+
+/// Deletes a Lease if `may` says so of what is there now. One that somebody writes at the same time stays: it is looked at again.
+async fn delete_if(
+    leases: &Api<Lease>,
+    name: &str,
+    may: impl FnOnce(&Lease) -> bool,
+) -> Result<(), kube::Error> {
+    let Some(lease) = leases.get_opt(name).await? else {
+        return Ok(());
     };
-    match tokio::time::timeout(DEADLINE, delete).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(svc = %service, error = %error, "lease not deleted"),
-        Err(elapsed) => warn!(svc = %service, error = %elapsed, "lease not deleted"),
+    if !may(&lease) {
+        return Ok(());
+    }
+    let params = DeleteParams::default().preconditions(Preconditions {
+        uid: lease.metadata.uid,
+        resource_version: lease.metadata.resource_version,
+    });
+    match leases.delete(name, &params).await {
+        Err(kube::Error::Api(status)) if status.code == NOT_FOUND => Ok(()),
+        outcome => outcome.map(drop),
     }
 }
 
-/// Shows who holds what, for the placement of groups that nobody owns.
-async fn show(leases: &Api<Lease>, seen: &watch::Sender<BTreeMap<String, NodeName>>) {
+/// Shows who holds what, for the placement of groups that nobody owns; returns the Leases that nobody cares for.
+async fn show(
+    leases: &Api<Lease>,
+    seen: &watch::Sender<BTreeMap<String, NodeName>>,
+    world: Option<&World>,
+) -> Vec<String> {
     let list = tokio::time::timeout(DEADLINE, leases.list(&ListParams::default())).await;
     let Ok(Ok(list)) = list else {
         debug!("leases not read");
-        return;
+        return Vec::new();
     };
+    let stale = Timestamp::try_from(clock::wall()).map_or_else(
+        |_| Vec::new(),
+        |time| {
+            let may = |lease: &&Lease| world.is_some_and(|world| world.may_collect(lease, time));
+            let stale = list.items.iter().filter(may);
+            stale
+                .filter_map(|lease| lease.metadata.name.clone())
+                .collect()
+        },
+    );
     let held = list.items.into_iter().filter_map(|lease| {
         let name = lease.metadata.name?;
         let holder = lease.spec?.holder_identity?;
@@ -238,17 +366,23 @@ async fn show(leases: &Api<Lease>, seen: &watch::Sender<BTreeMap<String, NodeNam
         *known = held;
         is_news
     });
+    stale
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use fairlead_api::names;
     use fairlead_model::{NodeName, ServiceName};
     use fairlead_rt::clock;
-    use k8s_openapi::api::coordination::v1::LeaseSpec;
+    use k8s_openapi::{
+        api::coordination::v1::{Lease, LeaseSpec},
+        apimachinery::pkg::apis::meta::v1::MicroTime,
+        jiff::Timestamp,
+    };
 
-    use super::{Due, claim};
+    use super::{Due, Errand, MARGIN, RETRY, World, claim};
 
     fn service(n: u32) -> ServiceName {
         ServiceName::new("shop", &format!("web-{n}")).unwrap()
@@ -261,7 +395,7 @@ mod tests {
         let mut due = Due::default();
         due.set(&(0..1_000).map(service).collect(), now);
         for n in 0..1_000 {
-            due.written(&service(n), hour, now);
+            due.done(&Errand::Write(service(n)), hour, now);
         }
         let mut writes = 0;
         while let Some((first, at)) = due.first().map(|(s, at)| (s.clone(), at)) {
@@ -269,7 +403,7 @@ mod tests {
                 break;
             }
             writes += 1;
-            due.written(&first, hour, at);
+            due.done(&first, hour, at);
         }
         assert!((1_500..4_000).contains(&writes), "{writes} writes an hour");
     }
@@ -280,7 +414,66 @@ mod tests {
         let mut due = Due::default();
         due.set(&[service(1), service(2)].into(), now);
         due.set(&[service(2)].into(), now);
-        assert_eq!(due.first().map(|(s, _)| s.clone()), Some(service(2)));
+        let first = due.first().map(|(errand, _)| errand.clone());
+        assert_eq!(first, Some(Errand::Write(service(2))));
+    }
+
+    #[test]
+    fn a_deletion_that_fails_is_tried_again_until_the_service_is_owned_again() {
+        let (now, hour) = (clock::now(), Duration::from_hours(1));
+        let give_up = Errand::GiveUp(names::lease_name(&service(1)));
+        let mut due = Due::default();
+        due.add(give_up.clone(), now);
+        due.failed(&give_up, now);
+        assert_eq!(due.first(), Some((&give_up, now + RETRY)));
+        due.done(&give_up, hour, now);
+        assert_eq!(due.first(), None);
+        due.add(give_up, now);
+        due.set(&[service(1)].into(), now);
+        let left: Vec<&Errand> = due.0.keys().collect();
+        assert_eq!(left, [&Errand::Write(service(1))]);
+    }
+
+    #[test]
+    fn only_a_lease_that_nobody_cares_for_is_collected() {
+        let name = |text: &str| NodeName::new(text).unwrap();
+        let world = World {
+            node: name("a"),
+            leases: [names::lease_name(&service(1))].into(),
+            nodes: [name("a"), name("b")].into(),
+        };
+        let renewed = Timestamp::from_second(1_700_000_000).unwrap();
+        let lease = |lease: &str, holder: &str| {
+            let mut made = Lease::default();
+            made.metadata.name = Some(lease.to_owned());
+            made.spec = Some(LeaseSpec {
+                holder_identity: Some(holder.to_owned()),
+                lease_duration_seconds: Some(15),
+                renew_time: Some(MicroTime(renewed)),
+                ..LeaseSpec::default()
+            });
+            made
+        };
+        let known = names::lease_name(&service(1));
+        let gone = names::lease_name(&service(2));
+        let margin = i64::try_from(MARGIN.as_secs()).unwrap();
+        let at = |after: i64| Timestamp::from_second(renewed.as_second() + after).unwrap();
+        let (fresh, stale) = (at(15 + margin), at(16 + margin));
+        let cases = [
+            (lease(&gone, "b"), true, "its Service is gone"),
+            (lease(&known, ""), true, "nobody holds it"),
+            (lease(&known, "dead"), true, "its holder is gone"),
+            (lease(&known, "a"), true, "ours, and not renewed"),
+            (lease(&known, "b"), false, "another node's, of a Service"),
+            (lease("other-lease", ""), false, "no Lease of a Service"),
+        ];
+        for (lease, may, why) in cases {
+            assert_eq!(world.may_collect(&lease, stale), may, "{why}");
+            assert!(!world.may_collect(&lease, fresh), "{why}, but it is live");
+        }
+        let mut undated = lease(&gone, "");
+        undated.spec = None;
+        assert!(!world.may_collect(&undated, stale), "its age is unknown");
     }
 
     #[test]

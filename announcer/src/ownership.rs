@@ -233,6 +233,8 @@ pub struct Engine {
     up_since: BootTime,
     /// When a frame of another station arrived last.
     heard_at: BootTime,
+    /// When the segment may be asked for a sign of life again.
+    witnesses_at: BootTime,
     has_carrier: bool,
     gateways: Vec<IpAddr>,
     gateway_seen: BootTime,
@@ -275,6 +277,7 @@ impl Engine {
             cell_epoch: found.cell_epoch,
             up_since: now,
             heard_at: BootTime::ZERO,
+            witnesses_at: BootTime::ZERO,
             has_carrier: true,
             gateways: Vec::new(),
             gateway_seen: now,

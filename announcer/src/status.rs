@@ -51,6 +51,7 @@ impl L2Status {
                 epoch: status.epoch,
                 state: status.state.to_owned(),
                 why: status.why.clone(),
+                conflict: status.conflict.map(|mac| mac.to_string()),
             }));
         }
         rows

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use fairlead_abi::l2::{HEARTBEAT_GROUP4, HEARTBEAT_GROUP6};
 use fairlead_model::{NodeName, ServiceName, Snapshot, Vip};
 use fairlead_netlink::{Event, Events, Link};
 use fairlead_rt::{BoxError, CancellationToken, clock};
@@ -79,6 +80,8 @@ pub(super) struct Control {
     metrics: Metrics,
     known: BTreeMap<u16, Known>,
     troubles: BTreeMap<u16, String>,
+    /// Addresses of other nodes and of backends at the last look.
+    looked_for: Vec<IpAddr>,
     gate: Gate,
     plan: Plan,
     names: Names,
@@ -126,6 +129,7 @@ pub(super) fn start(
         metrics,
         known: BTreeMap::new(),
         troubles: BTreeMap::new(),
+        looked_for: Vec::new(),
         gate: Gate::default(),
         plan: Plan::default(),
         names,
@@ -145,6 +149,10 @@ impl Control {
         let mut events = Events::open()?;
         self.look().await?;
         self.take_snapshot().await;
+        // The first snapshot names the nodes and backends that are asked whether the segment lives.
+        if self.has_new_witnesses() {
+            self.look().await?;
+        }
         let mut pulse = tokio::time::interval(PULSE);
         let mut look = tokio::time::interval(LOOK);
         let mut look_at: Option<tokio::time::Instant> = None;
@@ -158,6 +166,9 @@ impl Control {
                 changed = self.inputs.snapshot.changed(), if snapshots => {
                     snapshots = changed.is_ok();
                     self.take_snapshot().await;
+                    if self.has_new_witnesses() && look_at.is_none() {
+                        look_at = Some(tokio::time::Instant::now() + GATHER);
+                    }
                 }
                 changed = self.inputs.programmed.changed(), if programmed => {
                     programmed = changed.is_ok();
@@ -194,7 +205,7 @@ impl Control {
         let limit = clock::now() + self.config.settings.leave_wait + LEAVE;
         loop {
             match self.reports.try_recv() {
-                Ok(report) => self.book.take(report),
+                Ok(report) => self.book.take(report, &self.names),
                 Err(TryRecvError::Disconnected) => break,
                 Err(TryRecvError::Empty) if clock::now() > limit => {
                     warn!("the heartbeat thread did not end in time");
@@ -230,7 +241,7 @@ impl Control {
 
     fn read_reports(&mut self) {
         while let Ok(report) = self.reports.try_recv() {
-            self.book.take(report);
+            self.book.take(report, &self.names);
         }
     }
 
@@ -305,9 +316,15 @@ impl Control {
 
     // === the network ===
 
+    /// Whether the snapshot names stations that the last look did not know.
+    fn has_new_witnesses(&self) -> bool {
+        self.known_addresses() != self.looked_for
+    }
+
     /// Asks the kernel and passes on what changed.
     async fn look(&mut self) -> Result<(), AnnouncerError> {
         let kernel = Kernel::ask(&self.inputs.netlink).await?;
+        self.looked_for = self.known_addresses();
         let interfaces = self.config.interfaces.clone();
         for (cell, name) in (0u16..).zip(&interfaces) {
             let link = kernel.link(name);
@@ -365,11 +382,12 @@ impl Control {
                 is_held: true,
                 ..VipReport::default()
             };
-            self.book.take(Report::Vip {
+            let report = Report::Vip {
                 cell,
                 vip: *vip,
                 report,
-            });
+            };
+            self.book.take(report, &self.names);
         }
         let me = Me {
             node: NodeId::of(&self.config.node),
@@ -438,7 +456,26 @@ impl Control {
             let sockets = Box::new(sockets);
             self.command(Command::Sockets { cell, sockets }).await;
         }
+        self.join_heartbeats(link.index, families, kernel).await;
         Ok(())
+    }
+
+    /// Joins the heartbeat groups for the kernel besides the sockets: a dead agent's programs must go on hearing its peers behind a filter
+    /// of the network card or a snooping switch, else they would never learn that a successor is there.
+    async fn join_heartbeats(&mut self, ifindex: u32, families: Families, kernel: &Kernel) {
+        let groups = [
+            (families.has_v4, IpAddr::from(HEARTBEAT_GROUP4)),
+            (families.has_v6, IpAddr::from(HEARTBEAT_GROUP6)),
+        ];
+        for (is_used, group) in groups {
+            if !is_used || kernel.is_joined(ifindex, group) {
+                continue;
+            }
+            if let Err(error) = self.inputs.netlink.join_group(ifindex, group).await {
+                // The next look at the kernel shows that it is still to be done.
+                warn!(%group, error = %chain(&error), "heartbeat group");
+            }
+        }
     }
 
     /// Deletes entries of interfaces that announce no more.
@@ -508,6 +545,7 @@ impl Control {
     // === what is shown ===
 
     fn publish(&mut self) {
+        self.book.prune(BootTime::from_nanos(clock::boottime_ns()));
         let counts = self
             .known
             .iter()

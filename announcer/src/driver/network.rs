@@ -101,6 +101,12 @@ impl Kernel {
         }
     }
 
+    /// Whether the kernel itself is a member of a group on an interface, as [`Netlink::join_group`] makes it.
+    pub(super) fn is_joined(&self, ifindex: u32, group: IpAddr) -> bool {
+        let is_it = |a: &Address| a.ifindex == ifindex && a.is_autojoin && a.ip == group;
+        self.addresses.iter().any(is_it)
+    }
+
     /// Solicited-node groups that the kernel holds for us on an interface.
     pub(super) fn joined_groups(&self, ifindex: u32) -> impl Iterator<Item = IpAddr> {
         let ours = move |a: &&Address| {

@@ -91,8 +91,8 @@ pub(super) struct GroupState {
     pub refused: Option<(MemberId, BootTime)>,
     pub offers: u8,
     /// Next of the repeats, and the time that they count from.
-    announce_next: u8,
-    announce_from: BootTime,
+    pub announce_next: u8,
+    pub announce_from: BootTime,
     announced_again: BootTime,
     /// Candidates as programmed last; `None` = write the entries.
     candidates: Option<u64>,
@@ -168,6 +168,8 @@ pub(super) struct VipState {
     pub detect_at: BootTime,
     /// A stranger answers for it.
     pub conflict: Option<MacAddr>,
+    /// While the address is owned: until when that holds without another answer.
+    pub conflict_until: BootTime,
     /// Who owned it before us, or owns it after us: where replies without a record belong.
     pub handoff: Option<MacAddr>,
     pub reported: VipReport,
@@ -290,6 +292,7 @@ impl Engine {
         while let Some(vip) = cursor {
             cursor = self.table.next_vip(vip);
             let state = &mut self.table.vip_state[vip];
+            state.conflict = None;
             if std::mem::take(&mut state.answering) {
                 was_answering = true;
                 state.handoff = to.or(state.handoff);
@@ -325,7 +328,26 @@ impl Engine {
         }
         self.update_entries(group, out);
         self.repeat_announcements(group, now, out);
+        self.expire_conflicts(group, now);
         self.detect_joined(group, now, out);
+    }
+
+    /// A stranger that was not heard again no longer counts as one that answers.
+    fn expire_conflicts(&mut self, group: usize, now: BootTime) {
+        let mut cursor = self.table.first_vip(group);
+        while let Some(vip) = cursor {
+            cursor = self.table.next_vip(vip);
+            let state = &mut self.table.vip_state[vip];
+            if state.conflict.is_none() {
+                continue;
+            }
+            let until = state.conflict_until;
+            if now < until {
+                self.wake_by(until);
+            } else {
+                state.conflict = None;
+            }
+        }
     }
 
     /// Peers come and go: entries name those that could own the address instead.

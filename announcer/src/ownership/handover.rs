@@ -63,11 +63,11 @@ impl Engine {
             self.claims_changed = true;
         }
         if self.table.group_state[group].offer_from.is_some() {
-            return self.take_rest(group);
+            return self.take_rest(group, now);
         }
         let is_eligible = self.table.is_eligible(group, self.me.node);
         let has_lost_gateway = self.must_leave_gateway(now);
-        if let Some(winner) = self.winner_of_rest(group) {
+        if let Some(winner) = self.winner_of_rest(group, now) {
             self.offer(group, winner, now);
             return true;
         }
@@ -91,12 +91,13 @@ impl Engine {
     }
 
     /// We own a part of the group and are offered the rest: its addresses become claimable once the offerer's claim is ours.
-    fn take_rest(&mut self, group: usize) -> bool {
+    fn take_rest(&mut self, group: usize, now: BootTime) -> bool {
         let state = &mut self.table.group_state[group];
         let Some(slot) = state.offer_from.take() else {
             return true;
         };
         let mut highest = state.epoch;
+        let former_mac = self.peer(slot).map(|peer| peer.mac);
         for vip in self.table.vips_of(group) {
             highest = highest.max(self.table.vip_state[vip].max_epoch);
         }
@@ -107,7 +108,11 @@ impl Engine {
             cursor = self.table.next_vip(vip);
             let is_offered = self.table.claim(usize::from(slot), vip) > 0;
             let state = &mut self.table.vip_state[vip];
-            if state.answering || (is_offered && self.table.vips[vip].is_programmed) {
+            let is_taken = is_offered && self.table.vips[vip].is_programmed;
+            if is_taken && !state.answering {
+                state.handoff = former_mac.or(state.handoff);
+            }
+            if state.answering || is_taken {
                 state.answering = true;
                 state.max_epoch = epoch;
             }
@@ -115,16 +120,19 @@ impl Engine {
         let state = &mut self.table.group_state[group];
         state.epoch = epoch;
         state.reprogram();
+        state.announce_next = 0;
+        state.announce_from = now;
         self.claims_changed = true;
         true
     }
 
     /// Two nodes own addresses of one group: the one with the lesser claim gives its part to the other.
-    fn winner_of_rest(&self, group: usize) -> Option<MemberId> {
+    fn winner_of_rest(&self, group: usize, now: BootTime) -> Option<MemberId> {
         let state = &self.table.group_state[group];
         let holder = state.holder?;
         let peer = self.peer(holder.slot).filter(|peer| peer.is_alive())?;
-        if state.refused.is_some_and(|(who, _)| who == peer.member) {
+        let has_refused = |(who, until): (MemberId, BootTime)| who == peer.member && now < until;
+        if state.refused.is_some_and(has_refused) {
             return None;
         }
         let theirs = (holder.epoch, self.score_of(group, holder.slot));

@@ -123,6 +123,10 @@ impl Engine {
         }
         if probing.waits_for_frame {
             if self.heard_at <= probing.began {
+                // An answer to the first question may have been lost, or nobody who was asked lives: a quiet segment is asked
+                // until it shows itself, or this node would take nothing over until somebody happens to speak.
+                self.ask_witnesses(now, out);
+                self.wake_by(now + self.settings.suspect_probe);
                 return;
             }
             probing = Probing {
@@ -145,7 +149,7 @@ impl Engine {
             self.on_silence(group, probing, now, out);
             return;
         }
-        self.probe_all(group, &probing, out);
+        self.probe_all(group, &probing, now, out);
         probing.sent += 1;
         probing.next_at = now + wait;
         self.table.group_state[group].phase = Phase::Probing(probing);
@@ -184,7 +188,7 @@ impl Engine {
     }
 
     /// Asks for every address. The middle one of three rounds goes to the suspect alone, in case the segment lost its multicast.
-    fn probe_all(&self, group: usize, probing: &Probing, out: &mut Vec<Action>) {
+    fn probe_all(&mut self, group: usize, probing: &Probing, now: BootTime, out: &mut Vec<Action>) {
         let to = match probing.kind {
             ProbeKind::Takeover { slot } if probing.sent % 2 == 1 => {
                 self.peer(slot).map(|peer| peer.mac)
@@ -198,6 +202,14 @@ impl Engine {
             }
         }
         if probing.sent == 0 && self.heard_at <= probing.began {
+            self.ask_witnesses(now, out);
+        }
+    }
+
+    /// Asks the segment for a sign of life, once for all groups and suspects that wait for one.
+    pub(super) fn ask_witnesses(&mut self, now: BootTime, out: &mut Vec<Action>) {
+        if now >= self.witnesses_at {
+            self.witnesses_at = now + self.settings.suspect_probe;
             out.push(Action::AskWitnesses);
         }
     }
@@ -282,6 +294,7 @@ impl Engine {
                 let state = &mut self.table.vip_state[vip];
                 if slot.is_none() {
                     state.conflict = Some(mac);
+                    state.conflict_until = now + self.settings.conflict_retry;
                 }
                 if is_answering {
                     self.announce_again(group, now);

@@ -45,7 +45,7 @@ impl Engine {
     }
 
     fn probe_suspect(
-        &self,
+        &mut self,
         slot: usize,
         owned: usize,
         suspicion: &mut Suspicion,
@@ -57,7 +57,7 @@ impl Engine {
             suspicion.round_at = now;
             suspicion.is_answered = false;
             if self.heard_at <= suspicion.since {
-                out.push(Action::AskWitnesses);
+                self.ask_witnesses(now, out);
             }
         }
         let to = self.peers[slot]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use fairlead_model::{MacAddr, Vip};
@@ -12,10 +12,13 @@ use tracing::{info, warn};
 use crate::{
     BootTime,
     driver::thread::Report,
-    ownership::{GroupReport, PeerReport, State, Table, VipReport, Why},
+    ownership::{GroupReport, PeerReport, State, Table, VipReport},
     policy::Plan,
     status::{L2Status, Names, PeerStatus, VipStatus, sentence},
 };
+
+/// A peer's row outlives its last heartbeat by so much.
+const REMEMBER_PEERS: Duration = Duration::from_mins(10);
 
 /// Everything reported, by deadline cell.
 #[derive(Debug, Default)]
@@ -31,16 +34,18 @@ pub(super) struct Book {
 }
 
 impl Book {
-    pub(super) fn take(&mut self, report: Report) {
+    /// `names` are for the log.
+    pub(super) fn take(&mut self, report: Report, names: &Names) {
         match report {
             Report::Group { cell, key, report } => {
                 let since = wall(report.since);
-                log(key, &report);
+                log(key, &report, names);
                 self.groups.insert((cell, key), (report, since));
             }
             Report::Vip { cell, vip, report } => {
                 if self.is_known(cell, vip) {
-                    self.vips.insert((cell, vip), report);
+                    let before = self.vips.insert((cell, vip), report);
+                    log_conflict(vip, before.and_then(|before| before.conflict), &report);
                 }
             }
             Report::Peer { cell, report } => {
@@ -95,6 +100,14 @@ impl Book {
                 self.installed.insert(cell, keys);
             }
         }
+    }
+
+    /// Peers that were silent for [`REMEMBER_PEERS`] are shown no more. One that never counted as heard stays while the thread knows it:
+    /// it tells of a path that works one way only.
+    pub(super) fn prune(&mut self, now: BootTime) {
+        self.peers.retain(|_, (report, _)| {
+            report.last_heard == BootTime::ZERO || now.since(report.last_heard) < REMEMBER_PEERS
+        });
     }
 
     /// The interface is gone.
@@ -197,13 +210,21 @@ impl Book {
 }
 
 /// A change of ownership is news; waiting is not.
-fn log(key: Vip, report: &GroupReport) {
-    match (report.state, &report.why) {
-        (State::Owner, why) => info!(vip = %key, epoch = report.epoch, reason = ?why, "owner"),
-        (State::Conflict, Why::Conflict(mac)) => {
-            warn!(vip = %key, %mac, "a stranger answers for an address of ours");
-        }
-        (state, why) => tracing::debug!(vip = %key, ?state, reason = ?why, "ownership"),
+fn log(key: Vip, report: &GroupReport, names: &Names) {
+    let owner = report.owner.map(|node| names.of(node));
+    let why = sentence(report.state, &report.why, owner.as_deref(), names);
+    match report.state {
+        State::Owner => info!(vip = %key, epoch = report.epoch, reason = %why, "owner"),
+        state => tracing::debug!(vip = %key, state = state.as_str(), reason = %why, "ownership"),
+    }
+}
+
+/// A stranger that shows up is news, whether the address is owned or not.
+fn log_conflict(vip: Vip, before: Option<MacAddr>, report: &VipReport) {
+    if let Some(mac) = report.conflict
+        && before != Some(mac)
+    {
+        warn!(%vip, %mac, "a stranger answers for an address of ours");
     }
 }
 
@@ -217,5 +238,42 @@ fn wall(at: BootTime) -> SystemTime {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     let whole = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
-    SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(whole)
+    SystemTime::UNIX_EPOCH + Duration::from_millis(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fairlead_model::MacAddr;
+
+    use super::{Book, REMEMBER_PEERS};
+    use crate::{
+        BootTime,
+        driver::thread::Report,
+        ownership::{PeerReport, order::NodeId},
+        status::Names,
+    };
+
+    #[test]
+    fn a_peer_silent_for_ten_minutes_is_shown_no_more() {
+        let heard = BootTime::from_nanos(1_000_000_000);
+        let mut book = Book::default();
+        for (n, last_heard) in [(1, heard), (2, BootTime::ZERO)] {
+            let report = PeerReport {
+                node: NodeId(n),
+                mac: MacAddr([2, 0, 0, 0, 0, u8::try_from(n).unwrap()]),
+                last_heard,
+                is_alive: false,
+                is_settled: false,
+                is_leaving: false,
+            };
+            book.take(Report::Peer { cell: 0, report }, &Names::default());
+        }
+        let shown = |book: &Book| book.peers.values().map(|(r, _)| r.node.0).collect::<Vec<_>>();
+        book.prune(heard + (REMEMBER_PEERS - Duration::from_millis(1)));
+        assert_eq!(shown(&book), [1, 2]);
+        book.prune(heard + REMEMBER_PEERS);
+        assert_eq!(shown(&book), [2], "one that was never heard is not silent since then");
+    }
 }

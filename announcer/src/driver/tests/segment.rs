@@ -130,7 +130,7 @@ impl Lan {
 
     /// Multicast memberships as `ip maddr` shows them.
     pub(super) fn groups(&self, name: &str) -> String {
-        ip_command(&format!("-n {} -6 maddr show dev lan0", self.ns(name)))
+        ip_command(&format!("-n {} maddr show dev lan0", self.ns(name)))
     }
 }
 

@@ -203,6 +203,20 @@ fn it_begins_with_the_first_frame_and_probes_again() {
 }
 
 #[test]
+fn a_quiet_segment_is_asked_until_it_shows_itself() {
+    let mut sim = Sim::settled(2, 1, 1);
+    let owner = sim.owner(1).unwrap();
+    sim.has_witness = false;
+    sim.crash(owner);
+    sim.run(ms(2_000));
+    assert_eq!(sim.owner(1), None);
+    // Nobody speaks unasked; the station that is asked answers from now on.
+    sim.has_witness = true;
+    sim.run_until(ms(300), |sim| sim.owner(1).is_some());
+    assert_eq!(sim.owner(1), Some(other(owner)));
+}
+
+#[test]
 fn the_second_in_order_waits_for_the_first() {
     // The first in line hears the suspect's silence, but does not take over: it has not programmed the address.
     let mut sim = Sim::settled(3, 1, 1);
@@ -472,6 +486,21 @@ fn a_stranger_that_shows_up_later_is_reported_and_answered() {
 }
 
 #[test]
+fn a_stranger_that_is_not_heard_again_is_forgotten_while_we_own() {
+    let mut sim = Sim::settled(1, 1, 1);
+    let conflict = |sim: &Sim| sim.nodes[0].vips[&vip(1)].conflict;
+    sim.foreign_announcement(100, 0, vip(1));
+    sim.run(ms(9_000));
+    assert!(conflict(&sim).is_some());
+    sim.foreign_announcement(100, 0, vip(1));
+    sim.run(ms(9_000));
+    assert!(conflict(&sim).is_some(), "the second answer counts anew");
+    sim.run(ms(1_500));
+    assert_eq!(conflict(&sim), None);
+    assert_eq!(sim.owner(1), Some(0));
+}
+
+#[test]
 fn of_two_peers_that_probe_the_later_stands_down() {
     // They cannot exchange heartbeats' claims in time: both start at the same moment with a fresh group.
     for seed in 1..10 {
@@ -541,10 +570,47 @@ fn services_that_begin_to_share_an_address_end_on_one_node() {
             ..specs[0].clone()
         }];
     });
+    let before = [sim.owner(1), sim.owner(2)];
+    let has_both = |sim: &Sim, n: usize| sim.nodes[n].kernel.entries.len() == 2;
+    sim.run_until(ms(2_000), |sim| (0..2).any(|n| has_both(sim, n)));
+    let winner = usize::from(has_both(&sim, 1));
+    let moved = 1 + usize::from(before[0] == Some(winner));
+    let taken = sim.now;
     sim.run(ms(2_000));
+    assert_eq!([sim.owner(1), sim.owner(2)], [Some(winner); 2]);
+    assert_eq!(sim.longest_dark, Duration::ZERO);
+    let of_moved = sim
+        .announced
+        .iter()
+        .filter(|(at, who, v)| *at >= taken && *who == winner && *v == vip(moved));
+    let first_two: Vec<Duration> = of_moved.map(|(at, ..)| at.since(taken)).take(2).collect();
+    assert_eq!(first_two, [ms(0), ms(50)]);
+    let handoff = sim.nodes[winner].vips[&vip(moved)].handoff;
+    let loser = u8::try_from(other(winner)).ok();
+    assert_eq!(handoff.map(|mac| mac.0[5]), loser);
+}
+
+#[test]
+fn the_rest_of_a_group_is_offered_again_after_a_refusal() {
+    let mut sim = Sim::settled(2, 2, 1);
+    let owners = [1, 2].map(|v| sim.owner(v).unwrap());
+    let share = |sim: &mut Sim, is_programmed: &dyn Fn(usize, usize) -> bool| {
+        sim.configure(|node, specs| {
+            let vips = (1..=2).map(|v| (vip(v), is_programmed(node, v)));
+            *specs = vec![GroupSpec {
+                vips: vips.collect(),
+                ..specs[0].clone()
+            }];
+        });
+    };
+    // Neither serves the other's address yet: whoever is offered it cannot take it.
+    share(&mut sim, &|node, v| owners[v - 1] == node);
+    sim.run(ms(2_000));
+    assert_eq!([1, 2].map(|v| sim.owner(v).unwrap()), owners);
+    share(&mut sim, &|_, _| true);
+    sim.run(ms(31_000));
     assert!(sim.owner(1).is_some());
     assert_eq!(sim.owner(1), sim.owner(2));
-    assert_eq!(sim.longest_dark, Duration::ZERO);
 }
 
 #[test]
