@@ -282,5 +282,6 @@ fn l2_row(vip: IpAddr, interface: &str, service: String, row: &VipStatus) -> L2R
         epoch: row.epoch,
         state: row.state.to_owned(),
         why: row.why.clone(),
+        conflict: row.conflict.map(|mac| mac.to_string()),
     }
 }

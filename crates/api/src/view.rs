@@ -81,6 +81,7 @@ pub fn lease_rows(service: &Service, leases: &BTreeMap<String, Lease>) -> Vec<L2
         epoch: u64::try_from(transitions).unwrap_or(0),
         state: if owner.is_some() { "Owner" } else { "None" }.to_owned(),
         why: "as its Lease says".to_owned(),
+        conflict: None,
     };
     service.vips().into_iter().map(row).collect()
 }

@@ -27,6 +27,9 @@ pub struct L2Row {
     pub state: String,
     /// Why this owner, one sentence.
     pub why: String,
+    /// Hardware address of a stranger that answers for it too, also while the owner goes on.
+    #[serde(default)]
+    pub conflict: Option<String>,
 }
 
 impl Render for Vec<L2Row> {

@@ -70,6 +70,7 @@ fn row(owner: Option<&str>, state: &str) -> L2Row {
         epoch: 1,
         state: state.into(),
         why: "02:00:00:00:00:09 answers".into(),
+        conflict: None,
     }
 }
 

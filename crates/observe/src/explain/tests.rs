@@ -34,6 +34,7 @@ fn facts() -> Facts {
             epoch: 1,
             state: "Owner".into(),
             why: "first in the order".into(),
+            conflict: None,
         }],
         local: Some(LocalFacts {
             node: "lb1".into(),
