@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A file below `bpf/logic/src`, what stands there exactly once, and what is put in its place.
-const MUTANTS: [(&str, &str, &str); 5] = [
+const MUTANTS: [(&str, &str, &str); 6] = [
     ("csum.rs", "self.word(!w)", "self.word(w)"),
     (
         "output.rs",
@@ -23,6 +23,7 @@ const MUTANTS: [(&str, &str, &str); 5] = [
         "self.m.now() < self.fe.udp_previous_until",
         "self.m.now() > self.fe.udp_previous_until",
     ),
+    ("snat.rs", "0 => first,", "0 => NOWHERE,"),
     ("l2.rs", "arp.op.get() != 1", "arp.op.get() != 2"),
     (
         "ingress.rs",

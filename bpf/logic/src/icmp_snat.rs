@@ -47,7 +47,7 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
         return m.drop(p, reasons::ICMP_UNMATCHED);
     };
     w.h.turn();
-    to_backend(p, m, w, inner_l4, &fe)
+    to_backend(p, m, w, inner_l4, &fe, index)
 }
 
 /// SNAT: a router towards the client complains about a reply; the backend hears of it in its own terms.
@@ -58,8 +58,9 @@ fn to_backend<P: Packet, M: Maps>(
     w: &mut Work,
     inner_l4: usize,
     fe: &FrontendValue,
+    index: u32,
 ) -> Verdict {
-    let (local, found) = snat::place(m, w, fe, m.now());
+    let (local, found) = snat::place(m, w, fe, index, m.now(), false);
     if local == NOWHERE || !found.own {
         return m.drop(p, reasons::ICMP_UNMATCHED);
     }

@@ -3,7 +3,7 @@
 //! The source of a request becomes the VIP, so that replies return to whoever owns the VIP; its port follows from the client alone
 //! (`hash::snat_port`), so that the next owner gives a flow the same port. One record serves both directions and is keyed as the reply
 //! arrives. It is half-open in `SNAT_NEW` until the client has answered a reply, then moves to `SNAT`; a flood of first packets therefore
-//! only evicts its own kind. In transition the record is the flow entry.
+//! only evicts its own kind. In transition the record rules; the flow tables only say under which backend to look for it.
 
 use fairlead_abi::{
     flow::{SnatKey, SnatValue, flow_state},
@@ -82,26 +82,46 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
     request(p, m, w, &fe, index)
 }
 
-/// Finds backend and record of a client's packet: first under the former backend, then under the present one. Leaves the backend in
-/// `w.target`; the index is [`NOWHERE`] if there is none.
+/// Finds backend and record of a client's packet. Leaves the backend in `w.target`; the index is [`NOWHERE`] if there is none.
+///
+/// A record under the former or the present backend of the slot is found without more. A TCP flow that began between two changes has its
+/// record under a third one, which only the flow tables name: they are asked (and with `note` told) as for direct return. A record rules over
+/// what they say.
 #[inline(always)]
-pub fn place<M: Maps>(m: &M, w: &mut Work, fe: &FrontendValue, now: u64) -> (u16, Found) {
-    let transition::Slots { current, previous } = transition::slots(m, fe, w.h.flow_hash());
-    let syn = w.h.is_syn();
-    // Without a record, what began before the change stays with `previous`.
-    let stays = if w.h.proto == proto::UDP {
-        now < fe.udp_previous_until
+pub fn place<M: Maps>(
+    m: &M,
+    w: &mut Work,
+    fe: &FrontendValue,
+    index: u32,
+    now: u64,
+    note: bool,
+) -> (u16, Found) {
+    let slots = transition::slots(m, fe, w.h.flow_hash());
+    // What the packet takes unless a record says otherwise.
+    let chosen = if note {
+        transition::choose_from(m, fe, index, &w.h, slots)
     } else {
-        !syn
+        transition::peek_from(m, fe, index, &w.h, slots)
     };
+    let first = if w.h.proto == proto::UDP {
+        NOWHERE
+    } else {
+        chosen
+    };
+    let syn = w.h.is_syn();
     let mut kept = Found {
         port: [0; 2],
         own: false,
     };
-    let mut local = NOWHERE;
-    for round in 0..2u32 {
-        let candidate = if round == 0 { previous } else { current };
+    let (mut local, mut last) = (NOWHERE, NOWHERE);
+    for round in 0..3u32 {
+        let candidate = match round {
+            0 => first,
+            1 => slots.previous,
+            _ => slots.current,
+        };
         if candidate == NOWHERE
+            || (round != 0 && candidate == first)
             || select::backend_flags(m, w.h.v6, fe, candidate) & backend_flags::ALIVE == 0
         {
             continue;
@@ -110,16 +130,20 @@ pub fn place<M: Maps>(m: &M, w: &mut Work, fe: &FrontendValue, now: u64) -> (u16
             continue;
         };
         w.target = target;
+        last = candidate;
         let found = record::search(m, &w.h, &w.target, &mut w.key, now, syn);
         if found.own {
+            if note && candidate != first && first != NOWHERE && !syn {
+                transition::correct(m, index, &w.h, now, candidate);
+            }
             return (candidate, found);
         }
-        if local == NOWHERE && (round == 1 || stays) {
+        if candidate == chosen {
             local = candidate;
             kept = found;
         }
     }
-    if local != NOWHERE && local != current {
+    if local != NOWHERE && local != last {
         match select::target(m, w.h.v6, fe, local) {
             Some(target) => w.target = target,
             None => return (NOWHERE, kept),
@@ -138,7 +162,7 @@ fn request<P: Packet, M: Maps>(
     index: u32,
 ) -> Verdict {
     let now = m.now();
-    let (local, found) = place(m, w, fe, now);
+    let (local, found) = place(m, w, fe, index, now, true);
     if local == NOWHERE {
         return m.drop(p, reasons::NO_BACKEND);
     }

@@ -1,4 +1,4 @@
-//! Which backend a direct-return flow takes while its frontend is in transition.
+//! Which backend a flow takes while its frontend is in transition.
 //!
 //! A slot of `previous` that is not `SLOT_UNCHANGED` had another backend before: flows that may have begun then are looked up, and those not
 //! found are told apart by their first packet. Flows of unchanged slots never touch a table.
@@ -61,7 +61,18 @@ struct Flow<'a, M> {
 /// Chooses the backend of a packet from a client, and remembers what must be remembered. [`NOWHERE`]: there is no backend.
 #[inline(always)]
 pub fn choose<M: Maps>(m: &M, fe: &FrontendValue, index: u32, h: &Parsed) -> u16 {
-    let Slots { current, previous } = slots(m, fe, h.flow_hash());
+    choose_from(m, fe, index, h, slots(m, fe, h.flow_hash()))
+}
+
+/// The same where both tables have been read.
+#[inline(always)]
+pub fn choose_from<M: Maps>(
+    m: &M,
+    fe: &FrontendValue,
+    index: u32,
+    h: &Parsed,
+    Slots { current, previous }: Slots,
+) -> u16 {
     if previous == NOWHERE {
         return current;
     }
@@ -86,7 +97,18 @@ pub fn choose<M: Maps>(m: &M, fe: &FrontendValue, index: u32, h: &Parsed) -> u16
 /// The same without leaving a trace, for a packet that only quotes the flow.
 #[inline(always)]
 pub fn peek<M: Maps>(m: &M, fe: &FrontendValue, index: u32, h: &Parsed) -> u16 {
-    let Slots { current, previous } = slots(m, fe, h.flow_hash());
+    peek_from(m, fe, index, h, slots(m, fe, h.flow_hash()))
+}
+
+/// The same where both tables have been read.
+#[inline(always)]
+pub fn peek_from<M: Maps>(
+    m: &M,
+    fe: &FrontendValue,
+    index: u32,
+    h: &Parsed,
+    Slots { current, previous }: Slots,
+) -> u16 {
     if previous == NOWHERE {
         return current;
     }
@@ -107,6 +129,32 @@ pub fn peek<M: Maps>(m: &M, fe: &FrontendValue, index: u32, h: &Parsed) -> u16 {
         Some(entry) => entry.backend,
         None if flow.is(previous, backend_flags::ALIVE) => previous,
         None => current,
+    }
+}
+
+/// Corrects what is remembered of a TCP flow: its SNAT record is under `backend`.
+#[inline(always)]
+pub fn correct<M: Maps>(m: &M, index: u32, h: &Parsed, now: u64, backend: u16) {
+    let value = FlowValue {
+        last_seen: now,
+        frontend: index,
+        backend,
+        state: state_after(h),
+    };
+    if !m.put_flow(Table::Established, &key(h), &value, Insert::Any) {
+        m.count(reasons::FLOW_TABLE_FULL, 0);
+    }
+}
+
+/// State of an entry that a later packet of its flow makes.
+#[inline(always)]
+const fn state_after(h: &Parsed) -> u16 {
+    if h.tcp_flags & tcp_flags::RST != 0 {
+        flow_state::CLOSED
+    } else if h.tcp_flags & tcp_flags::FIN != 0 {
+        flow_state::FIN_CLIENT
+    } else {
+        flow_state::ESTABLISHED
     }
 }
 
@@ -203,13 +251,7 @@ impl<M: Maps> Flow<'_, M> {
     /// A later packet of a TCP flow.
     #[inline(always)]
     fn later(&self, now: u64, h: &Parsed, current: u16, previous: u16) -> u16 {
-        let state = if h.tcp_flags & tcp_flags::RST != 0 {
-            flow_state::CLOSED
-        } else if h.tcp_flags & tcp_flags::FIN != 0 {
-            flow_state::FIN_CLIENT
-        } else {
-            flow_state::ESTABLISHED
-        };
+        let state = state_after(h);
         if let Some(mut entry) = self.established() {
             let state = if state == flow_state::ESTABLISHED {
                 entry.state

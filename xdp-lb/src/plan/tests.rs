@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use fairlead_abi::lb::{frontend_flags, mode, vip_flags};
 use fairlead_model::{Frontend, Protocol};
@@ -430,9 +430,6 @@ struct Story {
     next: u16,
     /// Since when a backend is not wanted.
     gone_at: BTreeMap<u8, u64>,
-    /// Connections that began under translation while their frontend was in transition: the record under their backend is not found once
-    /// neither table names it any more, so a further change may break them.
-    between: BTreeSet<u16>,
 }
 
 impl Story {
@@ -448,7 +445,6 @@ impl Story {
             conns,
             next: 40,
             gone_at: BTreeMap::new(),
-            between: BTreeSet::new(),
         }
     }
 
@@ -458,8 +454,6 @@ impl Story {
             .filter(|n| bit(wanted, *n))
             .map(|n| (n, !bit(draining, n)));
         self.wish.backends = backends.collect();
-        let between = std::mem::take(&mut self.between);
-        self.conns.retain(|c| !between.contains(&c.number));
         self.wish.table_size = if long { 509 } else { 251 };
         for n in 0..8 {
             if bit(wanted, n) {
@@ -499,9 +493,7 @@ impl Story {
                 "{conn:?} is misdirected after step {round}"
             );
         }
-        // Those that come under translation in the midst of a change may be on the losing side of it.
-        let may_stay = self.wish.mode != mode::SNAT || !self.node.in_transition(&self.fe);
-        if round.is_multiple_of(3) && may_stay {
+        if round.is_multiple_of(3) {
             self.arrive();
         }
     }
@@ -509,12 +501,8 @@ impl Story {
     fn arrive(&mut self) {
         self.next += 1;
         let (fe, number) = (self.fe, self.next);
-        let is_between = self.wish.mode == mode::SNAT && self.node.in_transition(&fe);
         if let Some(conn) = self.node.open(fe, number, self.wish.mode) {
             self.conns.push(conn);
-            if is_between {
-                self.between.insert(number);
-            }
         }
     }
 

@@ -423,7 +423,126 @@ fn in_transition_the_record_is_the_flow_entry() {
         // Both directions go on.
         let (verdict, out) = w.run(LB, &answer(&begun, ACK).build());
         assert_eq!((verdict, see(&out).dport), (Verdict::Tx, 42_000));
-        assert!(w.flows.is_empty() && w.flows_new.is_empty());
+    }
+}
+
+/// The backends that a flow's slot has in turn, and one that it never has.
+const TURNS: [u16; 3] = [1, 2, 3];
+const ELSEWHERE: u16 = 4;
+
+/// In transition; every slot gives `current` and had `previous` before.
+fn between_changes(w: &mut World, previous: u16, current: u16) {
+    let previous = w.set_table(3000, &[previous; 509]);
+    let current = w.set_table(4000, &[current; 251]);
+    let fe = w.frontends.get_mut(FE).unwrap();
+    (fe.previous, fe.current) = (previous, current);
+    fe.flags |= frontend_flags::IN_TRANSITION;
+}
+
+/// A whole handshake from `sport`, and what the backend saw of its end.
+fn open(w: &mut World, v6: bool, sport: u16) -> Seen {
+    let got = ask(w, &from_client(v6, sport, 80, TCP, SYN));
+    assert_eq!(w.run(LB, &answer(&got, SYN | ACK).build()).0, Verdict::Tx);
+    let begun = ask(w, &from_client(v6, sport, 80, TCP, ACK));
+    assert_eq!((begun.dst, begun.sport), (got.dst, got.sport));
+    begun
+}
+
+#[test]
+fn a_flow_that_began_between_two_changes_keeps_its_backend() {
+    for v6 in [false, true] {
+        let mut w = snat_world(v6, TCP);
+        let [first, second, third] = TURNS;
+        between_changes(&mut w, first, second);
+        let begun = open(&mut w, v6, 40_000);
+        let half_open = ask(&mut w, &from_client(v6, 41_000, 80, TCP, SYN));
+        assert_eq!(begun.dst, backend_addr(v6, second));
+        assert_eq!(half_open.dst, begun.dst);
+        // The slot changes again before it folds: neither table names the flow's backend any more.
+        between_changes(&mut w, first, third);
+        for flags in [ACK, SYN, FIN | ACK] {
+            let later = ask(&mut w, &from_client(v6, 40_000, 80, TCP, flags));
+            assert_eq!((later.dst, later.sport), (begun.dst, begun.sport));
+        }
+        let (verdict, out) = w.run(LB, &answer(&begun, ACK).build());
+        assert_eq!((verdict, see(&out).dport), (Verdict::Tx, 40_000));
+        // Nor is one lost that was half-open at the change.
+        let later = ask(&mut w, &from_client(v6, 41_000, 80, TCP, ACK));
+        assert_eq!((later.dst, later.sport), (half_open.dst, half_open.sport));
+        // A new one takes the present table, one that began before both changes the former.
+        assert_eq!(open(&mut w, v6, 42_000).dst, backend_addr(v6, third));
+        let old = ask(&mut w, &from_client(v6, 43_000, 80, TCP, ACK));
+        assert_eq!(old.dst, backend_addr(v6, first));
+        assert_eq!(w.snat.len() + w.snat_new.len(), 4, "a record for each");
+    }
+}
+
+#[test]
+fn a_record_corrects_what_is_remembered() {
+    // The record is under the present backend, and nothing is remembered: it came from another node, or the first packet was long ago.
+    let [first, second, third] = TURNS;
+    let mut w = snat_world(false, TCP);
+    between_changes(&mut w, first, second);
+    let begun = open(&mut w, false, 40_000);
+    let (key, _) = w.flows.entries()[0];
+    w.flows.remove(&key);
+    let later = ask(&mut w, &from_client(false, 40_000, 80, TCP, ACK));
+    assert_eq!((later.dst, later.sport), (begun.dst, begun.sport));
+    assert_eq!(w.flows.get(&key).unwrap().backend, second);
+    between_changes(&mut w, first, third);
+    let later = ask(&mut w, &from_client(false, 40_000, 80, TCP, ACK));
+    assert_eq!((later.dst, later.sport), (begun.dst, begun.sport));
+}
+
+#[test]
+fn an_entry_without_life_keeps_no_flow() {
+    let [first, second, third] = TURNS;
+    let mut w = snat_world(false, TCP);
+    between_changes(&mut w, first, second);
+    open(&mut w, false, 40_000);
+    between_changes(&mut w, first, third);
+    let index = FE * 16 + u32::from(second);
+    w.backends4.get_mut(index).unwrap().flags = 0;
+    let later = ask(&mut w, &from_client(false, 40_000, 80, TCP, ACK));
+    assert_eq!(later.dst, backend_addr(false, first), "as without an entry");
+}
+
+#[test]
+fn flow_tables_are_for_tcp_of_changed_slots() {
+    let [first, second, _] = TURNS;
+    // Not in transition; in transition with an unchanged slot; a datagram of a changed slot.
+    for (proto, in_transition, previous) in [
+        (TCP, false, first),
+        (TCP, true, NOWHERE),
+        (UDP, true, first),
+    ] {
+        let mut w = snat_world(false, proto);
+        between_changes(&mut w, previous, second);
+        if !in_transition {
+            w.frontends.get_mut(FE).unwrap().flags &= !frontend_flags::IN_TRANSITION;
+        }
+        // What the flow tables say is not asked either.
+        let entry = fairlead_abi::flow::FlowValue {
+            last_seen: w.now.get(),
+            frontend: FE,
+            backend: ELSEWHERE,
+            state: flow_state::ESTABLISHED,
+        };
+        let entry_key = fairlead_abi::flow::FlowKey {
+            client: crate::host::octets(client(false)),
+            vip: crate::host::octets(vip(false)),
+            client_port: 40_000_u16.to_be_bytes(),
+            vip_port: 80_u16.to_be_bytes(),
+            proto,
+            _pad: [0; 3],
+        };
+        w.flows.insert(entry_key, entry, Insert::Any);
+        for flags in [SYN, ACK] {
+            let got = ask(&mut w, &from_client(false, 40_000, 80, proto, flags));
+            assert_eq!(got.dst, backend_addr(false, second));
+        }
+        assert_eq!(w.flows.entries(), [(entry_key, entry)]);
+        assert!(w.flows_new.is_empty());
     }
 }
 
