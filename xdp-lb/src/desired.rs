@@ -319,6 +319,9 @@ impl Builder<'_> {
                     HopFailure::NoAnswer(ip) => {
                         format!("{identity}: {ip} does not answer ARP or neighbour discovery")
                     }
+                    HopFailure::Refused(ip) => format!(
+                        "{identity}: the kernel takes no neighbour entry for {ip}; the log says why"
+                    ),
                 };
                 self.refuse(
                     ProblemReason::NextHopUnresolved,

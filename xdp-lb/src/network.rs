@@ -66,6 +66,8 @@ pub enum HopFailure {
     NoRoute,
     /// Nobody answers for this address.
     NoAnswer(IpAddr),
+    /// The kernel refuses to keep an entry for this address.
+    Refused(IpAddr),
 }
 
 /// One reading of the node's network.

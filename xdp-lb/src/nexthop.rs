@@ -57,6 +57,8 @@ struct Known {
     routes: BTreeMap<IpAddr, Option<NextHop>>,
     /// Next hops that are kept resolved, and since when.
     targets: BTreeMap<(u32, IpAddr), Target>,
+    /// Next hops that the kernel does not keep; tried again with each look-up.
+    refused: BTreeSet<(u32, IpAddr)>,
     /// Routes may have changed since they were looked up.
     dirty: bool,
 }
@@ -145,6 +147,7 @@ impl Resolver {
                     if now() >= probe_at {
                         probe_at = now() + PROBE_EVERY;
                         self.probe(&known).await?;
+                        known.dirty |= !known.refused.is_empty();
                     }
                 }
             }
@@ -176,7 +179,11 @@ impl Resolver {
             let hop = match self.netlink.route_to(*ip).await {
                 Ok(hop) => Some(hop),
                 Err(NetlinkError::NoRoute { .. }) => None,
-                Err(error) => return Err(error),
+                Err(error) if concerns_all(&error) => return Err(error),
+                Err(error) => {
+                    debug!(to = %ip, error = %error, "a route that cannot be looked up counts as none");
+                    None
+                }
             };
             if let Some(hop) = hop
                 && !hop.is_local
@@ -198,26 +205,49 @@ impl Resolver {
                 debug!(ifindex, error = %error, "a neighbour that nobody needs stays managed");
             }
         }
+        known.refused.retain(|target| needed.contains(target));
         for target in needed {
-            if let std::collections::btree_map::Entry::Vacant(entry) = known.targets.entry(target) {
-                let (ifindex, ip) = target;
-                let upkeep = self.netlink.manage_neighbour(ifindex, ip).await?;
-                entry.insert(Target {
-                    upkeep,
-                    since: now(),
-                });
-                if let Some(entry) = self.netlink.neighbour_entry(ifindex, ip).await? {
-                    known.neighbours.insert(target, entry);
+            if known.targets.contains_key(&target) {
+                continue;
+            }
+            match self.keep(target, known).await {
+                Ok(()) => {
+                    known.refused.remove(&target);
+                }
+                Err(error) if concerns_all(&error) => return Err(error),
+                Err(error) => {
+                    if known.refused.insert(target) {
+                        let (ifindex, ip) = target;
+                        warn!(ifindex, %ip, reason = error.reason(), error = %error, "the kernel does not keep a neighbour resolved; trying again");
+                    }
                 }
             }
         }
         Ok(())
     }
 
+    /// Has a neighbour kept resolved.
+    async fn keep(&self, target: (u32, IpAddr), known: &mut Known) -> Result<(), NetlinkError> {
+        let (ifindex, ip) = target;
+        let upkeep = self.netlink.manage_neighbour(ifindex, ip).await?;
+        let entry = self.netlink.neighbour_entry(ifindex, ip).await?;
+        let since = now();
+        known.targets.insert(target, Target { upkeep, since });
+        if let Some(entry) = entry {
+            known.neighbours.insert(target, entry);
+        }
+        Ok(())
+    }
+
     async fn probe(&self, known: &Known) -> Result<(), NetlinkError> {
         for ((ifindex, ip), target) in &known.targets {
-            if target.upkeep == Upkeep::Caller {
-                self.netlink.probe_neighbour(*ifindex, *ip).await?;
+            if target.upkeep != Upkeep::Caller {
+                continue;
+            }
+            match self.netlink.probe_neighbour(*ifindex, *ip).await {
+                Ok(()) => {}
+                Err(error) if concerns_all(&error) => return Err(error),
+                Err(error) => debug!(ifindex, error = %error, "a neighbour was not probed"),
             }
         }
         Ok(())
@@ -314,6 +344,9 @@ impl Known {
                 is_on_link: route.gateway.is_none(),
             };
         }
+        if self.refused.contains(&key) {
+            return Hop::Unresolved(HopFailure::Refused(next));
+        }
         let has_failed = self
             .neighbours
             .get(&key)
@@ -385,6 +418,16 @@ impl Known {
             addr6,
         })
     }
+}
+
+/// Whether nothing else can be asked either; other errors are about what was asked.
+const fn concerns_all(error: &NetlinkError) -> bool {
+    matches!(
+        error,
+        NetlinkError::MissingPermission { .. }
+            | NetlinkError::Socket { .. }
+            | NetlinkError::Timeout { .. }
+    )
 }
 
 fn now() -> Instant {

@@ -116,6 +116,38 @@ fn backends_resolve_by_link_by_gateway_and_not_at_all() {
 }
 
 #[test]
+fn a_neighbour_that_the_kernel_refuses_stands_in_nobodys_way() {
+    on_a_lan(STATION, async |_| {
+        ip("route add 198.51.100.0/24 via inet6 fe80::9 dev eth0");
+        // Too small for IPv6: the kernel takes no IPv6 neighbour here any more.
+        ip("link set eth0 mtu 1200");
+        let wish = wanted(&["192.0.2.9", "192.0.2.77", "198.51.100.5"], &[]);
+        with_resolver(wish, async |wishes, network| {
+            let refused = Hop::Unresolved(HopFailure::Refused(addr("fe80::9")));
+            let is_resolved =
+                |n: &Network, a| matches!(n.hops.get(&addr(a)), Some(Hop::Resolved { .. }));
+            let settled = |n: &Network| {
+                is_resolved(n, "192.0.2.9") && n.hops.get(&addr("198.51.100.5")) == Some(&refused)
+            };
+            until(network, settled).await;
+            // What is asked for later is looked up as well.
+            wishes
+                .send(wanted(&["192.0.2.9", "198.51.100.5", "203.0.113.5"], &[]))
+                .unwrap();
+            ip("route add 203.0.113.0/24 via 192.0.2.9");
+            until(network, |n| settled(n) && is_resolved(n, "203.0.113.5")).await;
+            // The obstacle goes: nobody has to say so.
+            ip("link set eth0 mtu 1500");
+            until(network, |n| {
+                n.hops.get(&addr("198.51.100.5")) != Some(&refused)
+            })
+            .await;
+        })
+        .await;
+    });
+}
+
+#[test]
 fn changes_of_routes_addresses_and_neighbours_are_followed() {
     on_a_lan(STATION, async |_| {
         with_resolver(wanted(&["192.0.2.9", "198.51.100.5"], &[]), async |wishes, network| {
