@@ -5,15 +5,12 @@
 use std::collections::BTreeSet;
 
 use fairlead_abi::flow::{
-    CLOSED_NS, FlowKey, FlowValue, HALF_OPEN_NS, SnatKey, SnatValue, TCP_IDLE_NS, UDP_IDLE_NS,
+    CLOSED_NS, FlowKey, FlowValue, HALF_CLOSED_NS, HALF_OPEN_NS, SnatKey, SnatValue, TCP_IDLE_NS,
     flow_state,
 };
 use fairlead_datapath::{HashMap, LbMaps, MapError};
-use fairlead_logic::{Table, hash};
+use fairlead_logic::{Table, hash, record};
 use fairlead_model::{Frontend, Protocol};
-
-/// A flow that one side has closed ends after this silence, ns.
-pub const HALF_CLOSED_NS: u64 = 300_000_000_000;
 
 /// What the state wants to know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -137,7 +134,7 @@ impl Scan {
         table.for_each(|key, value| {
             if question.draining.contains(&value.frontend) {
                 orphans.push((key, value));
-            } else if record_ended(&value, key.proto, now) {
+            } else if record::expired(&value, now, key.proto) {
                 ended.push((key, value));
             } else {
                 n_live += 1;
@@ -189,18 +186,6 @@ pub const fn flow_ended(value: &FlowValue, now: u64) -> bool {
         flow_state::NEW => age > HALF_OPEN_NS,
         flow_state::CLOSED => age > CLOSED_NS,
         flow_state::FIN_CLIENT | flow_state::FIN_BACKEND => age > HALF_CLOSED_NS,
-        _ => age > TCP_IDLE_NS,
-    }
-}
-
-/// Whether a SNAT record has ended.
-pub const fn record_ended(value: &SnatValue, proto: u8, now: u64) -> bool {
-    let age = now.saturating_sub(value.last_seen);
-    match value.state {
-        flow_state::NEW | flow_state::REPLIED => age > HALF_OPEN_NS,
-        flow_state::CLOSED => age > CLOSED_NS,
-        flow_state::FIN_CLIENT | flow_state::FIN_BACKEND => age > HALF_CLOSED_NS,
-        _ if proto == UDP => age > UDP_IDLE_NS,
         _ => age > TCP_IDLE_NS,
     }
 }

@@ -22,6 +22,8 @@ pub const SNAT_PROBES: u32 = 8;
 pub const HALF_OPEN_NS: u64 = 10_000_000_000;
 /// How long a closed SNAT record stays, ns.
 pub const CLOSED_NS: u64 = 60_000_000_000;
+/// How long a flow that one side has closed may be silent, ns.
+pub const HALF_CLOSED_NS: u64 = 300_000_000_000;
 /// An established UDP record may be given to another flow after this silence, ns.
 pub const UDP_IDLE_NS: u64 = 180_000_000_000;
 /// An established TCP record may be given to another flow after this silence, ns (RFC 5382 REQ-5 asks for at least 2 h 4 min).

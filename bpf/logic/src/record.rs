@@ -1,7 +1,7 @@
 //! SNAT records: keys, ports, life.
 
 use fairlead_abi::flow::{
-    CLOSED_NS, HALF_OPEN_NS, SNAT_PROBES, SnatKey, SnatValue, TCP_IDLE_NS, UDP_IDLE_NS, flow_state,
+    CLOSED_NS, HALF_CLOSED_NS, HALF_OPEN_NS, SNAT_PROBES, SnatKey, SnatValue, TCP_IDLE_NS, UDP_IDLE_NS, flow_state,
 };
 
 use crate::{
@@ -54,13 +54,14 @@ pub fn is_own(v: &SnatValue, h: &Parsed) -> bool {
         && u16::from_ne_bytes(v.vip_port) == u16::from_ne_bytes(h.ports.dst)
 }
 
-/// Whether a record has ended, so that its port may be given to another flow.
+/// Whether a record has ended: its port may be given to another flow, and sweeps remove it.
 #[inline(always)]
 pub const fn expired(v: &SnatValue, now: u64, protocol: u8) -> bool {
     let age = now.saturating_sub(v.last_seen);
     match v.state {
         flow_state::NEW | flow_state::REPLIED => age > HALF_OPEN_NS,
         flow_state::CLOSED => age > CLOSED_NS,
+        flow_state::FIN_CLIENT | flow_state::FIN_BACKEND => age > HALF_CLOSED_NS,
         _ if protocol == proto::UDP => age > UDP_IDLE_NS,
         _ => age > TCP_IDLE_NS,
     }

@@ -2,10 +2,10 @@ use std::{collections::BTreeSet, net::Ipv6Addr};
 
 use fairlead_abi::flow::{FlowKey, FlowValue, SnatKey, SnatValue, flow_state};
 use fairlead_datapath::Insert;
-use fairlead_logic::hash;
+use fairlead_logic::{hash, record::expired};
 use fairlead_model::Protocol;
 
-use super::{Question, flow_ended, record_ended, scan};
+use super::{Question, flow_ended, scan};
 use crate::sim::{SECOND, frontend, small_maps};
 
 fn mapped(ip: [u8; 4]) -> [u8; 16] {
@@ -44,10 +44,15 @@ fn entries_end_by_their_state() {
         last_seen: 100 * SECOND,
         ..SnatValue::default()
     };
-    assert!(!record_ended(&record, 17, 280 * SECOND) && record_ended(&record, 17, 281 * SECOND));
-    assert!(!record_ended(&record, 6, 281 * SECOND));
+    assert!(!expired(&record, 280 * SECOND, 17) && expired(&record, 281 * SECOND, 17));
+    assert!(!expired(&record, 281 * SECOND, 6));
+    // The programs give a port away when a sweep would take the record, not later.
+    for state in [flow_state::FIN_CLIENT, flow_state::FIN_BACKEND] {
+        let closing = SnatValue { state, ..record };
+        assert!(!expired(&closing, 400 * SECOND, 6) && expired(&closing, 401 * SECOND, 6));
+    }
     // A clock that seems to run backwards (another CPU's stamp) ends nothing.
-    assert!(!record_ended(&record, 6, 0));
+    assert!(!expired(&record, 0, 6));
 }
 
 #[test]
