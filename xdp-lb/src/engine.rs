@@ -6,7 +6,7 @@ use std::{
 };
 
 use fairlead_datapath::{LbMaps, MapError};
-use fairlead_logic::{Table, select::iface_slot};
+use fairlead_logic::select::iface_slot;
 use fairlead_model::{Frontend, Generation, MacAddr, Service, ServiceName, Snapshot, Vip};
 use tracing::{info, warn};
 
@@ -207,12 +207,7 @@ impl Engine {
     pub fn swept(&mut self, scan: &Scan, now: u64) -> Result<Programmed, MapError> {
         let fold = self.state.fold(scan, &self.maps.maglev, now);
         op::apply(&self.maps, &fold.ops)?;
-        for (table, key) in &fold.remove {
-            match table {
-                Table::Established => self.maps.flows.remove(key)?,
-                Table::New => self.maps.flows_new.remove(key)?,
-            };
-        }
+        fold.remove_entries(&self.maps)?;
         self.figures.n_ops += fold.ops.len() as u64;
         self.figures.n_folded += fold.n_folded as u64;
         self.figures.n_in_transition = fold.n_in_transition;

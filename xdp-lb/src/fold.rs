@@ -13,14 +13,14 @@ use fairlead_abi::{
         MaglevLine, SLOT_UNCHANGED, SLOTS_PER_LINE, SlotTable, backend_flags, frontend_flags, mode,
     },
 };
-use fairlead_datapath::Window;
+use fairlead_datapath::{LbMaps, MapError, Window};
 use fairlead_logic::{Table, hash};
 
 use crate::{
     op::{FrontendWord, MapOp, n_lines, read_table, to_line},
     ranges::REST_NS,
     state::{Changed, FrontendState, State, lines_of, n_u32, no_backend},
-    sweep::{Fact, Scan},
+    sweep::{Fact, Read, Scan, remove_unless_touched},
 };
 
 /// What a sweep leads to.
@@ -29,7 +29,7 @@ pub struct Fold {
     /// In order.
     pub ops: Vec<MapOp>,
     /// Entries that nobody looks up any more, or whose backend is gone.
-    pub remove: Vec<(Table, FlowKey)>,
+    pub remove: Vec<(Table, Read<FlowKey>)>,
     /// Slots that folded.
     pub n_folded: usize,
     /// Frontends still in transition.
@@ -106,7 +106,7 @@ impl State {
     fn unneeded(&self, scan: &Scan, maglev: &Window<MaglevLine>, fold: &mut Fold) {
         let by_record = self.by_record();
         let mut previous: HashMap<u32, Vec<u16>> = HashMap::new();
-        for (table, key, fact) in &scan.flows {
+        for (table, read, fact) in &scan.flows {
             let Some(fe) = by_record
                 .get(&fact.frontend)
                 .and_then(|f| self.frontends.get(f))
@@ -120,7 +120,7 @@ impl State {
                 slots.get(slot).is_none_or(|slot| *slot != SLOT_UNCHANGED)
             };
             if !is_needed {
-                fold.remove.push((*table, *key));
+                fold.remove.push((*table, *read));
             }
         }
     }
@@ -138,6 +138,21 @@ fn by_frontend(scan: &Scan) -> HashMap<u32, Vec<Fact>> {
 // === impl Fold ===
 
 impl Fold {
+    /// Removes what nobody looks up, unless a packet has come since the sweep read it: whoever wrote then knew what is looked up.
+    ///
+    /// # Errors
+    /// [`MapError`] of the flow tables.
+    pub fn remove_entries(&self, maps: &LbMaps) -> Result<(), MapError> {
+        for (which, read) in &self.remove {
+            let table = match which {
+                Table::Established => &maps.flows,
+                Table::New => &maps.flows_new,
+            };
+            remove_unless_touched(table, std::slice::from_ref(read), |v| v.last_seen)?;
+        }
+        Ok(())
+    }
+
     fn word(&mut self, fe: &FrontendState, word: FrontendWord) {
         let record = fe.record;
         self.ops.push(MapOp::FrontendWord { record, word });

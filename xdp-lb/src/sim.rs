@@ -153,12 +153,12 @@ impl Node {
     pub(crate) fn new() -> Self {
         let maps = small_maps();
         let now = 1000 * SECOND;
-        let state = State::read_back(&maps, Times::default(), now).state;
+        let back = State::read_back(&maps, Times::default(), now);
         let world = World::new();
         Self {
             maps,
             world,
-            state,
+            state: back.state,
             now,
         }
     }
@@ -245,13 +245,7 @@ impl Node {
         let scan = sweep::scan(&self.maps, &self.state.question(), self.now).unwrap();
         let fold = self.state.fold(&scan, &self.maps.maglev, self.now);
         self.apply_all(&fold.ops);
-        for (table, key) in &fold.remove {
-            let table = match table {
-                fairlead_logic::Table::Established => &self.maps.flows,
-                fairlead_logic::Table::New => &self.maps.flows_new,
-            };
-            table.remove(key).unwrap();
-        }
+        fold.remove_entries(&self.maps).unwrap();
         self.flows_from_maps();
         fold.n_folded
     }

@@ -32,6 +32,15 @@ pub struct Fact {
     pub backend: u16,
 }
 
+/// An entry as it was read: a packet since then has changed the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Read<K> {
+    /// Its key.
+    pub key: K,
+    /// CLOCK_BOOTTIME ns of the flow's latest packet.
+    pub last_seen: u64,
+}
+
 /// Sizes of the tables and what was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -54,8 +63,8 @@ pub struct Counts {
 pub struct Scan {
     /// CLOCK_BOOTTIME ns.
     pub started: u64,
-    /// Live entries of the flow tables, with their keys.
-    pub flows: Vec<(Table, FlowKey, Fact)>,
+    /// Live entries of the flow tables, with their keys and when their flow was last seen.
+    pub flows: Vec<(Table, Read<FlowKey>, Fact)>,
     /// Live SNAT records.
     pub records: Vec<Fact>,
     /// Of those asked for: frontends whose port a live record uses.
@@ -104,9 +113,12 @@ impl Scan {
         let (mut ended, mut orphans, mut n_live) = (Vec::new(), Vec::new(), 0);
         table.for_each(|key, value| {
             if question.draining.contains(&value.frontend) {
-                orphans.push((key, value));
+                orphans.push(Read { key, last_seen: 0 });
             } else if flow_ended(&value, now) {
-                ended.push((key, value));
+                ended.push(Read {
+                    key,
+                    last_seen: value.last_seen,
+                });
             } else {
                 n_live += 1;
                 let fact = Fact {
@@ -114,7 +126,8 @@ impl Scan {
                     hash: flow_hash(&key.client, key.client_port, key.vip_port, key.proto),
                     backend: value.backend,
                 };
-                self.flows.push((which, key, fact));
+                let last_seen = value.last_seen;
+                self.flows.push((which, Read { key, last_seen }, fact));
             }
         })?;
         self.counts.expired += ended.len();
@@ -133,9 +146,12 @@ impl Scan {
         let (mut ended, mut orphans, mut n_live) = (Vec::new(), Vec::new(), 0);
         table.for_each(|key, value| {
             if question.draining.contains(&value.frontend) {
-                orphans.push((key, value));
+                orphans.push(Read { key, last_seen: 0 });
             } else if record::expired(&value, now, key.proto) {
-                ended.push((key, value));
+                ended.push(Read {
+                    key,
+                    last_seen: value.last_seen,
+                });
             } else {
                 n_live += 1;
                 self.records.push(Fact {
@@ -160,18 +176,22 @@ impl Scan {
 }
 
 /// Removes entries, unless a packet has changed them since they were read.
-fn remove_unless_touched<K, V>(
+pub(crate) fn remove_unless_touched<K, V>(
     table: &HashMap<K, V>,
-    entries: &[(K, V)],
+    entries: &[Read<K>],
     last_seen: impl Fn(&V) -> u64,
 ) -> Result<(), MapError>
 where
     K: fairlead_datapath::Plain,
     V: fairlead_datapath::Plain,
 {
-    for (key, read) in entries {
+    for Read {
+        key,
+        last_seen: read,
+    } in entries
+    {
         if let Some(now) = table.get(key)?
-            && last_seen(&now) == last_seen(read)
+            && last_seen(&now) == *read
         {
             table.remove(key)?;
         }

@@ -3,8 +3,11 @@ use std::{
     sync::Arc,
 };
 
-use fairlead_abi::lb::vip_flags;
-use fairlead_datapath::LbMaps;
+use fairlead_abi::{
+    flow::{FlowKey, FlowValue, flow_state},
+    lb::vip_flags,
+};
+use fairlead_datapath::{Insert, LbMaps};
 use fairlead_model::{
     Backend, BackendState, ForwardingMode, Frontend, Generation, Labels, LoadBalancerClass,
     MacAddr, Protocol, Service, ServiceName, ServicePort, Snapshot, TrafficPolicy, Vip,
@@ -16,6 +19,7 @@ use crate::{
     problem::ProblemReason,
     sim::{SECOND, small_maps},
     state::Times,
+    sweep::scan,
 };
 
 const T0: u64 = 1000 * SECOND;
@@ -400,4 +404,38 @@ fn contradictions_in_the_maps_are_mended_at_the_start() {
     next.step(&bench.inputs, T0).unwrap();
     assert_eq!(next.figures.n_ops, 0, "the rest is as it should be");
     assert_eq!(next.audit().unwrap().figures.n_drift, 2);
+}
+
+#[test]
+fn an_entry_that_a_packet_touched_after_the_sweep_read_it_stays() {
+    let mut bench = Bench::new();
+    bench.set([service("web", 80, &[1, 2])]);
+    let (programmed, _) = bench.step();
+    let key = FlowKey {
+        client_port: 1_u16.to_be_bytes(),
+        proto: 6,
+        ..FlowKey::default()
+    };
+    // The frontend is not in transition, so nobody looks this up.
+    let mut value = FlowValue {
+        last_seen: T0,
+        frontend: programmed.frontends[&frontend(80)].record,
+        backend: 0,
+        state: flow_state::ESTABLISHED,
+    };
+    let flows = bench.maps.flows.clone();
+    flows.insert(&key, &value, Insert::New).unwrap();
+    let question = bench.engine.question();
+    let read = scan(&bench.maps, &question, T0).unwrap();
+    value.last_seen += 1;
+    flows.insert(&key, &value, Insert::Any).unwrap();
+    bench.engine.swept(&read, T0).unwrap();
+    assert_eq!(flows.get(&key).unwrap(), Some(value));
+    let read = scan(&bench.maps, &question, T0 + SECOND).unwrap();
+    bench.engine.swept(&read, T0 + SECOND).unwrap();
+    assert_eq!(
+        flows.get(&key).unwrap(),
+        None,
+        "nothing has touched it since"
+    );
 }
