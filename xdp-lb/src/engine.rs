@@ -122,9 +122,9 @@ impl Engine {
     /// Reads the maps, mends what an interrupted change left.
     ///
     /// # Errors
-    /// [`MapError`] from applying repairs.
+    /// [`MapError`] from reading the flow tables or applying repairs.
     pub fn new(config: EngineConfig, maps: LbMaps, now: u64) -> Result<Self, MapError> {
-        let back = State::read_back(&maps, config.times, now);
+        let back = State::read_back(&maps, config.times, now)?;
         if back.n_contradictions > 0 {
             warn!(
                 n = back.n_contradictions,

@@ -153,7 +153,7 @@ impl Node {
     pub(crate) fn new() -> Self {
         let maps = small_maps();
         let now = 1000 * SECOND;
-        let back = State::read_back(&maps, Times::default(), now);
+        let back = State::read_back(&maps, Times::default(), now).unwrap();
         let world = World::new();
         Self {
             maps,
@@ -234,7 +234,8 @@ impl Node {
 
     /// The process dies; another takes over.
     pub(crate) fn restart(&mut self) {
-        let back = State::read_back(&self.maps, Times::default(), self.now);
+        self.flows_to_maps();
+        let back = State::read_back(&self.maps, Times::default(), self.now).unwrap();
         self.state = back.state;
         self.apply_all(&back.repairs);
     }

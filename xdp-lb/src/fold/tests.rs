@@ -217,3 +217,38 @@ fn a_frontend_record_is_used_again_only_when_its_flows_are_gone() {
     assert_eq!(node.n_entries(), 0);
     assert!(node.state.draining().is_empty());
 }
+
+#[test]
+fn and_so_it_is_after_a_restart() {
+    for mode in [mode::DSR_L2, mode::SNAT] {
+        let mut node = Node::new();
+        let wish = |backends| wish_all(&BTreeMap::from([(web(), Wish::of(mode, backends))]));
+        node.settle(&wish(1..=4));
+        let conns: Vec<Conn> = (0..100)
+            .map(|n| node.open(web(), n, mode).unwrap())
+            .collect();
+        node.settle(&wish(2..=5));
+        for conn in &conns {
+            node.talk(conn);
+        }
+        let record = node.state.record_of(&web()).unwrap();
+        node.settle(&wish_all(&BTreeMap::new()));
+        node.now += 2 * SECOND;
+        node.restart();
+        assert!(node.state.draining().contains(&record));
+        // Another frontend comes before the sweep: it must not inherit the flows.
+        let other = frontend("192.0.2.11", 443, Protocol::Tcp);
+        let wishes = BTreeMap::from([(other, Wish::of(mode, 1..=2))]);
+        node.settle(&wish_all(&wishes));
+        assert_ne!(node.state.record_of(&other), Some(record));
+        node.now += 2 * SECOND;
+        node.sweep();
+        assert!(node.state.draining().is_empty());
+        assert_eq!(node.n_entries(), 0);
+        node.restart();
+        assert!(
+            node.state.draining().is_empty(),
+            "nothing names it any more"
+        );
+    }
+}

@@ -3,12 +3,15 @@
 //! Everything is found from the bucket slots, as a packet would find it. What an interrupted change left behind is unreachable and counts as
 //! free; what contradicts itself is made unreachable and counted.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use fairlead_abi::lb::{
     FrontendValue, SLOT_UNCHANGED, SlotTable, VipSlot4, VipSlot6, backend_flags, frontend_flags,
 };
-use fairlead_datapath::LbMaps;
+use fairlead_datapath::{LbMaps, MapError};
 
 use super::{
     Changed, FrontendState, Member, Named, Sizes, State, Times, VipEntry, lines_of, name_of,
@@ -31,7 +34,10 @@ pub struct ReadBack {
 
 impl State {
     /// Reads the maps. `now` is CLOCK_BOOTTIME ns.
-    pub fn read_back(maps: &LbMaps, times: Times, now: u64) -> ReadBack {
+    ///
+    /// # Errors
+    /// [`MapError`] of the flow tables.
+    pub fn read_back(maps: &LbMaps, times: Times, now: u64) -> Result<ReadBack, MapError> {
         let sizes = Sizes {
             frontends: maps.frontends.len(),
             vips: maps.vip_state.len(),
@@ -64,11 +70,12 @@ impl State {
                 reader.repairs.push(MapOp::Clear { place, is_v4 });
             }
         }
-        ReadBack {
+        reader.draining()?;
+        Ok(ReadBack {
             state: reader.state,
             repairs: reader.repairs,
             n_contradictions: reader.n_contradictions,
-        }
+        })
     }
 }
 
@@ -104,6 +111,29 @@ impl Reader<'_> {
             }
         }
         found
+    }
+
+    /// Records without a frontend that flows still name: another frontend there would take those flows for its own.
+    fn draining(&mut self) -> Result<(), MapError> {
+        let mut named = BTreeSet::new();
+        for table in [&self.maps.flows, &self.maps.flows_new] {
+            table.for_each(|_, flow| {
+                named.insert(flow.frontend);
+            })?;
+        }
+        for table in [&self.maps.snat, &self.maps.snat_new] {
+            table.for_each(|_, record| {
+                named.insert(record.frontend);
+            })?;
+        }
+        for record in named {
+            let one = record..record.saturating_add(1);
+            // Whoever has a frontend is claimed already.
+            if self.state.records.claim(&one) {
+                self.state.draining.insert(record, self.now);
+            }
+        }
+        Ok(())
     }
 
     /// `false`: the slot must go.
