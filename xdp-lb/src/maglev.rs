@@ -144,6 +144,8 @@ fn halves(wide: u128) -> [u64; 2] {
 }
 
 /// Finalizer of SplitMix64 (Steele, Lea, Flood 2014) after one step of its sequence, so that 0 does not stay 0.
+///
+/// The bucket and flow hashes have a `mix` with other constants (`fairlead_logic::hash`): with that one every table would be another.
 const fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
