@@ -31,6 +31,8 @@ const BETWEEN: usize = 200;
 /// A server that left the API keeps its connections for a minute; less, because nodes begin to count
 /// at different times.
 const LINGER: Duration = Duration::from_secs(50);
+/// Connections over a restart. Few: a burst of many overflows the lab's own links, and no echo may be lost.
+const FEW: usize = 64;
 /// Longer than an entry of the responder lives without its process.
 const DEAD: Duration = Duration::from_secs(10);
 
@@ -172,15 +174,7 @@ impl Churn {
     fn move_vip(&mut self, staying: &[u16]) -> usize {
         let (former, heir) = (self.ready.owner.clone(), other(&self.ready.owner));
         self.place.cut(&former);
-        let client = self.place.job.client().expect("the lab has a client");
-        for target in self.ready.service.tcp() {
-            let answers = || {
-                let outcome = requests::requests(&client, target, 1).expect("the client runs");
-                (outcome.failed == 0).then_some(())
-            };
-            let back = clock::poll(Duration::from_secs(30), answers);
-            assert!(back.is_some(), "nobody takes {target} over from {former}");
-        }
+        self.place.wait_answers(&self.ready);
         let all = [&mut self.live, &mut self.idle, &mut self.between];
         ask(all.into_iter().flatten());
         let stays = |conn: &Conn| staying.contains(&conn.server);
@@ -257,12 +251,13 @@ fn a_restart_picks_up_what_changed(mode: Mode, purpose: &str, dead: Duration) {
     assert_eq!(ready.owner, joined);
     let mut history = History::new(place.table_size(), &before);
     let client = place.job.client().expect("the lab has a client");
-    let mut live = conns::open(&client, &ready.service, 200);
+    let mut live = conns::open(&client, &ready.service, FEW);
     let echoes: Vec<Probe> = (0..4)
         .flat_map(|_| ready.service.tcp())
         .map(|t| SocketAddr::new(t.ip(), ready.service.udp_port))
         .map(|t| Probe::udp(&client, t).expect("the client runs"))
         .collect();
+    let dropped = place.dropped_at_the_client();
     let stop = AtomicBool::new(false);
     let mut talking: Vec<&mut Conn> = live.iter_mut().collect();
     let (outcome, killed) = std::thread::scope(|scope| {
@@ -288,16 +283,27 @@ fn a_restart_picks_up_what_changed(mode: Mode, purpose: &str, dead: Duration) {
     });
     ask(talking);
     let lost = lost(echoes);
-    if !lost.is_empty() {
+    let n_lost: usize = lost.iter().map(Vec::len).sum();
+    // What the client's link dropped for want of a processor never met a load balancer.
+    let starved = place.dropped_at_the_client() - dropped;
+    if n_lost > starved {
         let evidence = place.job.keep("lost-echoes");
-        panic!("killed at {killed:?}, lost echoes by series: {lost:?}; {evidence:?}");
+        panic!(
+            "killed at {killed:?}, lost echoes by series: {lost:?}; {starved} dropped by the link; {evidence:?}"
+        );
     }
     assert_eq!(outcome.failed, 0, "{outcome:?}");
     let lost = broken(&live, |conn| staying.contains(&conn.server));
     assert!(lost.is_empty(), "{lost:?}");
     // An expired entry is silent once the other node is heard, which then takes over.
-    let heir = if dead == DEAD { api } else { joined };
-    assert_eq!(place.ready().owner, heir);
+    let owner = place.ready().owner;
+    assert!(dead < DEAD || owner == api, "{owner}");
+    if owner == api {
+        // What the restarted node has picked up shows when it owns the VIPs again.
+        place.cut(api);
+        place.wait_answers(&ready);
+        place.wait_new_flows(&ready, &history);
+    }
 }
 
 /// The send times of unanswered echoes in each series that has some.

@@ -12,6 +12,7 @@ use fairlead_abi::flow::{FlowKey, FlowValue};
 use fairlead_datapath::{HashMap, inspect};
 use fairlead_lab::drive::{INTERFACE, Job, NODES, Ready, view::NodeView};
 use fairlead_lab::runner::Lab;
+use fairlead_lab::traffic::requests::requests;
 use fairlead_lab::{clab, clock, plan};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Patch, PatchParams};
@@ -261,6 +262,36 @@ impl Place {
         switch
             .run(&["ip", "link", "set", &port, "down"])
             .expect("ip runs");
+    }
+
+    /// Waits until the VIPs answer again.
+    pub(crate) fn wait_answers(&self, ready: &Ready) {
+        let client = self.job.client().expect("the lab has a client");
+        for target in ready.service.tcp() {
+            let answers = || {
+                let outcome = requests(&client, target, 1).expect("the client runs");
+                (outcome.failed == 0).then_some(())
+            };
+            let back = clock::poll(CHANGED_WITHIN, answers);
+            assert!(back.is_some(), "nobody answers for {target}");
+        }
+    }
+
+    /// Packets that the client's link has dropped, on the way out or in.
+    pub(crate) fn dropped_at_the_client(&self) -> usize {
+        let (switch, port) = self
+            .job
+            .lab()
+            .across("client", INTERFACE)
+            .expect("it is linked");
+        let ends = [("client".to_owned(), INTERFACE.to_owned()), (switch, port)];
+        let dropped = ends.map(|(node, interface)| {
+            let file = format!("/sys/class/net/{interface}/statistics/tx_dropped");
+            let node = self.job.lab().node(&node).expect("it is a node");
+            let text = node.run(&["cat", &file]).expect("the kernel counts");
+            text.trim().parse::<usize>().expect("it is a number")
+        });
+        dropped.iter().sum()
     }
 
     /// The mode.
