@@ -13,6 +13,9 @@ use fairlead_observe::{Format, Render, Timestamp};
 
 use crate::{error::CliError, source::Source};
 
+/// The variable that names the agent where no flag says whom to ask.
+const AGENT: &str = "FAIRLEAD_AGENT";
+
 /// What a command has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
@@ -42,8 +45,9 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// The agent to ask: path of its socket, or http://HOST:PORT [default: the only one in /run/fairlead]
-    #[arg(long, global = true, value_name = "SOCKET", env = "FAIRLEAD_AGENT")]
+    /// The agent to ask: path of its socket, or http://HOST:PORT [env: FAIRLEAD_AGENT] [default: the only one in /run/fairlead]
+    // Not by clap, which would take the variable for a flag that excludes --kubeconfig.
+    #[arg(long, global = true, value_name = "SOCKET")]
     pub agent: Option<String>,
     /// Ask the API server of this kubeconfig instead of an agent; what only nodes know is then left open
     #[arg(long, global = true, value_name = "FILE")]
@@ -145,7 +149,7 @@ pub async fn run(cli: Cli, now: Timestamp) -> Result<Output, CliError> {
         output,
     } = cli.global;
     let context = Context {
-        source: Source::choose(agent.as_deref(), kubeconfig.as_deref()).await?,
+        source: Source::choose(agent, kubeconfig, std::env::var(AGENT).ok()).await?,
         format: output,
         now,
     };

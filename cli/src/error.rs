@@ -11,6 +11,9 @@ pub enum CliError {
     /// The agent could not be asked.
     #[error(transparent)]
     Agent(#[from] ClientError),
+    /// An agent and an API server are named.
+    #[error("--agent and --kubeconfig exclude each other: one of them answers")]
+    TwoSources,
     /// The kubeconfig cannot be used.
     #[error("the kubeconfig {} cannot be used", path.display())]
     Kubeconfig {
@@ -52,6 +55,7 @@ impl CliError {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Agent(error) => error.reason(),
+            Self::TwoSources => "TwoSources",
             Self::Kubeconfig { .. } | Self::Connection(_) => "BadKubeconfig",
             Self::Api { .. } => "ApiRefused",
             Self::ApiSilent(_) => "ApiSilent",
@@ -78,6 +82,9 @@ impl Diagnostic for CliError {
             Self::Api { .. } | Self::ApiSilent(_) => {
                 "check that the API server of this kubeconfig runs and that you may read: `kubectl get svc -A`"
                     .to_owned()
+            }
+            Self::TwoSources => {
+                "leave one out; --agent also answers what only a node knows".to_owned()
             }
             Self::NeedsAgent => "leave --kubeconfig out, or name an agent with --agent".to_owned(),
             Self::Render(_) | Self::Write(_) | Self::Runtime(_) => return None,

@@ -32,17 +32,22 @@ pub enum Source {
 }
 
 impl Source {
-    /// An agent unless only a kubeconfig was named.
+    /// Whom the flag names; without one, the agent that the environment names, else the one on this machine.
     ///
     /// # Errors
-    /// [`CliError::Agent`], [`CliError::Kubeconfig`], [`CliError::Connection`].
+    /// [`CliError::TwoSources`], [`CliError::Agent`], [`CliError::Kubeconfig`], [`CliError::Connection`].
     ///
     /// # Cancel safety
     /// Nothing is changed.
-    pub async fn choose(agent: Option<&str>, kubeconfig: Option<&Path>) -> Result<Self, CliError> {
+    pub async fn choose(
+        agent: Option<String>,
+        kubeconfig: Option<PathBuf>,
+        environment: Option<String>,
+    ) -> Result<Self, CliError> {
         match (agent, kubeconfig) {
-            (None, Some(path)) => Ok(Self::Api(client(path).await?)),
-            (agent, _) => Ok(Self::Agent(Client::new(agent)?)),
+            (Some(_), Some(_)) => Err(CliError::TwoSources),
+            (None, Some(path)) => Ok(Self::Api(client(&path).await?)),
+            (agent, None) => Ok(Self::Agent(Client::new(agent.or(environment).as_deref())?)),
         }
     }
 
@@ -189,4 +194,22 @@ async fn snapshot(client: &kube::Client) -> Result<Arc<Snapshot>, CliError> {
     let (snapshots, _driver) = ready.ok_or(CliError::ApiSilent(LISTS))?;
     let newest = snapshots.borrow();
     Ok(Arc::clone(&newest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Source;
+    use crate::CliError;
+
+    #[tokio::test]
+    async fn a_flag_beats_the_environment_and_two_flags_are_one_too_many() {
+        let kubeconfig = || Some("/nonexistent/config".into());
+        let agent = || Some("http://127.0.0.1:1".to_owned());
+        let chosen = Source::choose(None, kubeconfig(), agent()).await;
+        assert!(matches!(chosen, Err(CliError::Kubeconfig { .. })));
+        let chosen = Source::choose(agent(), kubeconfig(), None).await;
+        assert!(matches!(chosen, Err(CliError::TwoSources)));
+        let chosen = Source::choose(None, None, agent()).await;
+        assert!(matches!(chosen, Ok(Source::Agent(_))));
+    }
 }
