@@ -25,13 +25,6 @@ pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
-/// Seconds since the Unix epoch; 0 on a machine whose clock lies before it.
-pub fn unix_seconds() -> u64 {
-    wall()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
 #[cfg(test)]
 mod tests {
     use super::{boottime_ns, now};
