@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use fairlead_rt::CancellationToken;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, api::PostParams};
@@ -25,6 +25,8 @@ pub const LEN: usize = 32;
 
 /// One API call.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// How long the API server is waited for where there is a key from before: what the kernel still answers for is adopted within its deadline.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Between two attempts.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -74,7 +76,9 @@ pub async fn ensure(client: &Client) -> Result<HeartbeatKey> {
             ..Secret::default()
         };
         secret.metadata.name = Some(NAME.to_owned());
-        match secrets.create(&PostParams::default(), &secret).await {
+        let params = PostParams::default();
+        let made = tokio::time::timeout(DEADLINE, secrets.create(&params, &secret));
+        match made.await.context("the API server does not answer")? {
             Ok(made) => {
                 info!("made Secret {NAMESPACE}/{NAME}");
                 return of_secret(&made);
@@ -100,9 +104,7 @@ fn of_secret(secret: &Secret) -> Result<HeartbeatKey> {
 }
 
 /// The key from the API server or, while that is away, from `state_dir`. Waits until there is one; `None` if `stop` fires first.
-///
-/// # Errors
-/// A key that cannot be kept on disk.
+/// A disk that is full or read-only costs the next start without an API server, nothing more.
 ///
 /// # Cancel safety
 /// Nothing is lost.
@@ -110,23 +112,31 @@ pub async fn obtain(
     client: &Client,
     state_dir: &Path,
     stop: &CancellationToken,
-) -> Result<Option<HeartbeatKey>> {
+) -> Option<HeartbeatKey> {
     let mut said = false;
     loop {
+        let kept = cached(state_dir);
         let fresh = tokio::select! {
             fresh = ensure(client) => fresh,
-            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(PATIENCE), if kept.is_some() => Err(anyhow!("no answer yet")),
+            () = stop.cancelled() => return None,
         };
         match fresh {
             Ok(key) => {
-                keep(state_dir, &key)?;
-                return Ok(Some(key));
+                if let Err(error) = keep(state_dir, &key) {
+                    let error = format!("{error:#}");
+                    warn!(
+                        error,
+                        "without the API server, the next start will have no key"
+                    );
+                }
+                return Some(key);
             }
             Err(error) => {
                 let error = format!("{error:#}");
-                if let Some(key) = cached(state_dir) {
+                if let Some(key) = kept {
                     warn!(error, "using the heartbeat key kept from before");
-                    return Ok(Some(key));
+                    return Some(key);
                 }
                 if !std::mem::replace(&mut said, true) {
                     warn!(error, "no heartbeat key yet: waiting for the API server");
@@ -135,7 +145,7 @@ pub async fn obtain(
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
-            () = stop.cancelled() => return Ok(None),
+            () = stop.cancelled() => return None,
         }
     }
 }
@@ -150,10 +160,11 @@ fn cached(state_dir: &Path) -> Option<HeartbeatKey> {
 
 /// Replaces the file in one step, so that a crash leaves the old or the new key.
 fn keep(state_dir: &Path, key: &HeartbeatKey) -> Result<()> {
-    if cached(state_dir).as_ref() == Some(key) {
-        return Ok(());
-    }
     let path = file(state_dir);
+    if cached(state_dir).as_ref() == Some(key) {
+        return make_private(&path)
+            .with_context(|| format!("take {} away from others", path.display()));
+    }
     let write = || -> io::Result<()> {
         std::fs::create_dir_all(state_dir)?;
         let new = path.with_extension("new");
@@ -170,11 +181,60 @@ fn keep(state_dir: &Path, key: &HeartbeatKey) -> Result<()> {
     write().with_context(|| format!("keep the heartbeat key in {}", path.display()))
 }
 
+/// A file that was copied or restored may have come with any mode.
+fn make_private(path: &Path) -> io::Result<()> {
+    let is_private = std::fs::metadata(path)?.permissions().mode() & 0o777 == 0o600;
+    if is_private {
+        return Ok(());
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use super::{HeartbeatKey, LEN, cached, keep, of_secret};
+    use axum::{Json, Router, routing::get};
+    use fairlead_rt::{CancellationToken, clock};
+    use kube::Client;
+    use tokio::net::TcpListener;
+
+    use super::{DEADLINE, HeartbeatKey, LEN, cached, keep, obtain, of_secret};
+
+    async fn listener() -> (TcpListener, Client) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let config = kube::Config::new(url.parse().unwrap());
+        (listener, Client::try_from(config).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_state_folder_that_cannot_be_written_is_no_reason_to_stop() {
+        let (listener, client) = listener().await;
+        let secret = serde_json::json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": super::NAME},
+            "data": {"key": "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="},
+        });
+        let router = Router::new().route("/{*path}", get(|| async { Json(secret) }));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stop = CancellationToken::new();
+        tokio::select! {
+            key = obtain(&client, file.path(), &stop) => assert_eq!(key, Some(HeartbeatKey([7; LEN]))),
+            served = axum::serve(listener, router) => panic!("{served:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kept_key_serves_well_before_a_silent_api_server_is_given_up() {
+        let (_accepts_and_says_nothing, client) = listener().await;
+        let dir = tempfile::TempDir::new().unwrap();
+        let key = HeartbeatKey([7; LEN]);
+        keep(dir.path(), &key).unwrap();
+        let began = clock::now();
+        let obtained = obtain(&client, dir.path(), &CancellationToken::new()).await;
+        assert_eq!(obtained, Some(key));
+        assert!(clock::now() - began < DEADLINE / 2);
+    }
 
     #[test]
     fn a_kept_key_is_private_and_reads_back() {
@@ -186,11 +246,12 @@ mod tests {
             keep(&state, &key).unwrap();
             assert_eq!(cached(&state), Some(key));
         }
-        let mode = std::fs::metadata(state.join("heartbeat.key"))
-            .unwrap()
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let path = state.join("heartbeat.key");
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        keep(&state, &HeartbeatKey([8; LEN])).unwrap();
+        assert_eq!(mode(), 0o600, "a restored file is made private again");
         assert_eq!(format!("{:?}", HeartbeatKey([7; LEN])), "HeartbeatKey(..)");
     }
 

@@ -32,7 +32,7 @@ pub(super) struct Announcing {
 impl Announcing {
     /// Runs until `stop` fires, then gives everything away.
     pub(super) async fn run(self, stop: CancellationToken) -> Result<()> {
-        let key = key::obtain(&self.client, &self.config.state_dir, &stop).await?;
+        let key = key::obtain(&self.client, &self.config.state_dir, &stop).await;
         let Some(key) = key else {
             return Ok(());
         };
