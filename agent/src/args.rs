@@ -11,11 +11,22 @@ use crate::{
     decap,
 };
 
+/// What the long help says about settings that have no flag.
+const KEYS: &str = "\
+Keys without a flag, as files in --config-dir or as FAIRLEAD_BPF_LB_MODE etc. in the environment:
+  bpf-lb-acceleration     best-effort, native or generic. `disabled` is refused: nothing works without XDP
+  bpf-lb-mode             snat, or dsr: for Services that ask for no mode. hybrid is refused
+  bpf-lb-dsr-dispatch     ipip, with dsr. opt (Cilium's default) and geneve are refused
+  fairlead-maglev-lines   lines of 32 Maglev slots, for all Services together. Another number is a fresh set of maps
+  fairlead-fold-after     how long after a change old flows keep their backend without an entry of their own, e.g. 1h
+  fairlead-dad-probes     probes before an address is used
+  fairlead-dad-interval   between two of these, e.g. 100ms";
+
 /// Announces VIPs on the LAN and forwards their packets in XDP, on one node.
 ///
 /// Settings come from --config-dir (a mounted ConfigMap with Cilium's keys), then FAIRLEAD_* in the environment, then flags.
 #[derive(Debug, Parser)]
-#[command(name = "fairlead-agent", version, max_term_width = 110)]
+#[command(name = "fairlead-agent", version, max_term_width = 110, after_long_help = KEYS)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,

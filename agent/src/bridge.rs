@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use fairlead_announcer::{policy, status::L2Status};
+use fairlead_model::{ForwardingMode, Snapshot};
 use fairlead_rt::{BoxError, CancellationToken};
 use fairlead_xdp_lb::engine::{Announcements, Handoff, Programmed};
 use tokio::sync::watch;
@@ -45,6 +46,20 @@ where
     }
 }
 
+/// The snapshot in which Services that ask for no forwarding mode have the node's.
+pub fn with_mode(snapshot: &Arc<Snapshot>, mode: ForwardingMode) -> Arc<Snapshot> {
+    if mode == ForwardingMode::Auto {
+        return Arc::clone(snapshot);
+    }
+    let mut snapshot = Snapshot::clone(snapshot);
+    for service in snapshot.services.values_mut() {
+        if service.forwarding == ForwardingMode::Auto {
+            service.forwarding = mode;
+        }
+    }
+    Arc::new(snapshot)
+}
+
 /// What the load balancer needs to know of the announcer.
 pub fn announcements(status: &Arc<L2Status>) -> Arc<Announcements> {
     let handoff = |(mac, ifindex): (_, u32)| Handoff { mac, ifindex };
@@ -70,10 +85,59 @@ pub fn programmed(programmed: &Arc<Programmed>) -> policy::Programmed {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use fairlead_model::{
+        ForwardingMode, Generation, Labels, LoadBalancerClass, Service, ServiceName, Snapshot,
+        TrafficPolicy,
+    };
     use fairlead_rt::CancellationToken;
     use tokio::sync::watch;
 
-    use super::pass;
+    use super::{pass, with_mode};
+
+    fn service(name: &str, forwarding: ForwardingMode) -> (ServiceName, Service) {
+        let name = ServiceName::new("shop", name).unwrap();
+        let service = Service {
+            name: name.clone(),
+            labels: Labels::new(),
+            is_load_balancer: true,
+            class: LoadBalancerClass::Unset,
+            load_balancer_ips: Vec::new(),
+            external_ips: Vec::new(),
+            ports: Vec::new(),
+            backends: BTreeMap::new(),
+            external_traffic_policy: TrafficPolicy::Cluster,
+            forwarding,
+            table_size: None,
+            source_ranges: None,
+            session_affinity: false,
+        };
+        (name, service)
+    }
+
+    #[test]
+    fn the_node_s_mode_is_for_services_that_ask_for_none() {
+        let services = [
+            service("api", ForwardingMode::Auto),
+            service("web", ForwardingMode::Snat),
+        ];
+        let snapshot = Arc::new(Snapshot {
+            generation: Generation(1),
+            services: services.into(),
+            l2_policies: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+        });
+        let modes = |snapshot: &Snapshot| -> Vec<_> {
+            snapshot.services.values().map(|s| s.forwarding).collect()
+        };
+        let dsr = with_mode(&snapshot, ForwardingMode::DsrIpip);
+        assert_eq!(modes(&dsr), [ForwardingMode::DsrIpip, ForwardingMode::Snat]);
+        assert!(Arc::ptr_eq(
+            &with_mode(&snapshot, ForwardingMode::Auto),
+            &snapshot
+        ));
+    }
 
     #[tokio::test]
     async fn the_newest_value_is_passed_on_once() {

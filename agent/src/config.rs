@@ -1,10 +1,13 @@
 //! What an agent is told: typed configuration, and how Cilium's keys become it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use fairlead_datapath::Acceleration;
-use fairlead_model::NodeName;
+use fairlead_model::{ForwardingMode, NodeName};
 use fairlead_observe::client::SOCKET_DIR;
 use fairlead_rt::{
     Metrics,
@@ -34,6 +37,16 @@ pub struct AgentConfig {
     pub acceleration: Acceleration,
     /// Forward packets in XDP. Off: announce only and leave forwarding to kube-proxy.
     pub is_forwarding: bool,
+    /// Of Services that ask for no mode, or for `auto`.
+    pub forwarding_mode: ForwardingMode,
+    /// Lines of 32 Maglev slots, for all Services together; another number is a fresh set of maps.
+    pub maglev_lines: Option<u32>,
+    /// How long after its last change a Maglev slot forgets whom it chose before.
+    pub fold_after: Option<Duration>,
+    /// Probes before an address is used.
+    pub dad_probes: Option<u8>,
+    /// Between these.
+    pub dad_interval: Option<Duration>,
     /// URL of the API server, for people.
     pub api_server: String,
     /// Where its metrics are registered and what the local API shows.
@@ -52,6 +65,11 @@ impl AgentConfig {
             socket,
             acceleration: Acceleration::default(),
             is_forwarding: true,
+            forwarding_mode: ForwardingMode::Auto,
+            maglev_lines: None,
+            fold_after: None,
+            dad_probes: None,
+            dad_interval: None,
             api_server: "unknown".to_owned(),
             metrics: Metrics::new(),
         }
@@ -80,8 +98,20 @@ pub struct AgentSettings {
     pub fairlead_bpffs: Option<PathBuf>,
     /// Folder for state.
     pub state_dir: Option<PathBuf>,
-    /// `best-effort`, `native` or `generic`. Cilium's `disabled` (no XDP) means generic here: programs run, in the stack.
+    /// `best-effort`, `native` or `generic`. Cilium's `disabled` is refused: without XDP nothing is answered or forwarded.
     pub bpf_lb_acceleration: Option<String>,
+    /// `snat` or `dsr`: the mode of Services that ask for none.
+    pub bpf_lb_mode: Option<String>,
+    /// How `dsr` reaches backends: `ipip`.
+    pub bpf_lb_dsr_dispatch: Option<String>,
+    /// Lines of 32 Maglev slots.
+    pub fairlead_maglev_lines: Option<u32>,
+    /// A time such as `1h`.
+    pub fairlead_fold_after: Option<String>,
+    /// Probes before an address is used.
+    pub fairlead_dad_probes: Option<u8>,
+    /// A time such as `100ms`.
+    pub fairlead_dad_interval: Option<String>,
     /// Forward packets; `false` beside another CNI.
     pub fairlead_forwarding: Option<bool>,
     /// Socket of the local API.
@@ -127,7 +157,55 @@ impl AgentSettings {
         if let Some(word) = self.bpf_lb_acceleration {
             config.acceleration = acceleration(&word)?;
         }
+        if let Some(word) = self.bpf_lb_mode {
+            config.forwarding_mode = forwarding_mode(&word, self.bpf_lb_dsr_dispatch.as_deref())?;
+        }
+        if self.fairlead_maglev_lines == Some(0) {
+            bail!("fairlead-maglev-lines: `0` leaves no room for any Service");
+        }
+        config.maglev_lines = self.fairlead_maglev_lines;
+        if self.fairlead_dad_probes == Some(0) {
+            bail!("fairlead-dad-probes: `0` would take addresses without asking; 1 is the least");
+        }
+        config.dad_probes = self.fairlead_dad_probes;
+        let time = |key: &'static str, text: Option<String>| {
+            let time = text.map(|text| time(&text).context(key));
+            time.transpose()
+        };
+        config.fold_after = time("fairlead-fold-after", self.fairlead_fold_after)?;
+        config.dad_interval = time("fairlead-dad-interval", self.fairlead_dad_interval)?;
         Ok(config)
+    }
+}
+
+/// From Cilium's words. What is missing here is refused: packets must not take another way than was asked for.
+///
+/// # Errors
+/// Names the key and the words that exist.
+fn forwarding_mode(mode: &str, dispatch: Option<&str>) -> Result<ForwardingMode> {
+    match (mode, dispatch) {
+        ("snat", _) => Ok(ForwardingMode::Snat),
+        ("dsr", Some("ipip")) => Ok(ForwardingMode::DsrIpip),
+        ("dsr", dispatch) => bail!(
+            "bpf-lb-dsr-dispatch: `{}` does not exist here: set ipip",
+            dispatch.unwrap_or("opt")
+        ),
+        (other, _) => bail!(
+            "bpf-lb-mode: `{other}` does not exist here: set snat, or dsr with bpf-lb-dsr-dispatch ipip"
+        ),
+    }
+}
+
+/// A number and its unit.
+fn time(text: &str) -> Result<Duration> {
+    let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+    let parsed = units.iter().find_map(|(unit, ms)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(*ms).filter(|ms| *ms > 0)
+    });
+    match parsed {
+        Some(ms) => Ok(Duration::from_millis(ms)),
+        None => bail!("`{text}` is no time such as 100ms, 5s, 10m or 1h"),
     }
 }
 
@@ -139,10 +217,14 @@ pub fn acceleration(word: &str) -> Result<Acceleration> {
     Ok(match word {
         "best-effort" => Acceleration::BestEffort,
         "native" => Acceleration::Native,
-        "generic" | "testing-only" | "disabled" => Acceleration::Generic,
-        other => bail!(
-            "bpf-lb-acceleration: `{other}` is none of best-effort, native, generic, disabled"
+        "generic" | "testing-only" => Acceleration::Generic,
+        "disabled" => bail!(
+            "bpf-lb-acceleration: `disabled` rules out XDP, in which everything here is answered and forwarded: \
+             set best-effort, native or generic"
         ),
+        other => {
+            bail!("bpf-lb-acceleration: `{other}` is none of best-effort, native, generic")
+        }
     })
 }
 
@@ -161,9 +243,10 @@ pub fn hostname() -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, time::Duration};
 
     use fairlead_datapath::Acceleration;
+    use fairlead_model::ForwardingMode;
     use fairlead_rt::settings::Sources;
 
     use super::AgentSettings;
@@ -196,11 +279,51 @@ mod tests {
         assert_eq!(config.acceleration, Acceleration::Native);
         assert_eq!(config.socket, Path::new("/run/fairlead/lb1.sock"));
         assert!(config.is_forwarding);
+        assert_eq!(config.forwarding_mode, ForwardingMode::Auto);
+    }
+
+    #[test]
+    fn modes_and_times_are_settings() {
+        let config = settings(&[
+            ("node-name", "lb1"),
+            ("bpf-lb-mode", "dsr"),
+            ("bpf-lb-dsr-dispatch", "ipip"),
+            ("fairlead-maglev-lines", "4096"),
+            ("fairlead-fold-after", "10m"),
+            ("fairlead-dad-probes", "2"),
+            ("fairlead-dad-interval", "250ms"),
+        ])
+        .into_config()
+        .unwrap();
+        assert_eq!(config.forwarding_mode, ForwardingMode::DsrIpip);
+        assert_eq!(config.maglev_lines, Some(4096));
+        assert_eq!(config.fold_after, Some(Duration::from_mins(10)));
+        assert_eq!(config.dad_probes, Some(2));
+        assert_eq!(config.dad_interval, Some(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn a_mode_without_a_way_to_dispatch_it_is_refused() {
+        let dsr = settings(&[("node-name", "lb1"), ("bpf-lb-mode", "dsr")]);
+        let text = dsr.into_config().unwrap_err().to_string();
+        assert!(
+            text.contains("bpf-lb-dsr-dispatch: `opt`") && text.contains("ipip"),
+            "{text}"
+        );
     }
 
     #[test]
     fn bad_values_name_their_key() {
-        for (key, value) in [("node-name", "no_name"), ("bpf-lb-acceleration", "warp")] {
+        for (key, value) in [
+            ("node-name", "no_name"),
+            ("bpf-lb-acceleration", "warp"),
+            ("bpf-lb-acceleration", "disabled"),
+            ("bpf-lb-mode", "hybrid"),
+            ("fairlead-maglev-lines", "0"),
+            ("fairlead-fold-after", "soon"),
+            ("fairlead-dad-probes", "0"),
+            ("fairlead-dad-interval", "0ms"),
+        ] {
             let error = settings(&[(key, value)]).into_config().unwrap_err();
             let text = format!("{error:#}");
             assert!(text.contains(key) && text.contains(value), "{text}");

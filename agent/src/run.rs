@@ -55,7 +55,10 @@ const GRACE: Duration = Duration::from_secs(3);
 pub async fn run(config: AgentConfig, client: Client, stop: CancellationToken) -> Result<()> {
     let links = interfaces::resolve(Netlink::new(), &config.interfaces).await?;
     let listener = socket::bind(&config.socket).await?;
-    let pins = DatapathConfig::new(&config.pin_dir);
+    let mut pins = DatapathConfig::new(&config.pin_dir);
+    if let Some(lines) = config.maglev_lines {
+        pins.maglev_lines = lines;
+    }
     let datapath = fairlead_rt::blocking(move || Datapath::open(&pins))
         .await
         .context("open the datapath")?;
@@ -105,6 +108,8 @@ fn parts(
         client: client.clone(),
         interfaces: names.clone(),
         is_forwarding: config.is_forwarding,
+        mode: config.forwarding_mode,
+        fold_after: config.fold_after,
         maps: lb_maps.clone(),
         again: Arc::clone(&again),
         snapshot,

@@ -48,7 +48,7 @@ impl Announcing {
             node: self.config.node,
             interfaces: self.interfaces,
             keys: vec![key.reveal().to_vec()],
-            settings: Settings::default(),
+            settings: settings(&self.config),
             lease: LeaseConfig::default(),
         };
         let inputs = AnnouncerInputs {
@@ -67,5 +67,15 @@ impl Announcing {
         );
         tasks.spawn("announcer", announcer.run(tasks.token()));
         Ok(tasks.first_exit().await?)
+    }
+}
+
+/// Timers: the announcer's own, and what is a setting.
+fn settings(config: &AgentConfig) -> Settings {
+    let own = Settings::default();
+    Settings {
+        dad_probes: config.dad_probes.unwrap_or(own.dad_probes),
+        dad_wait: config.dad_interval.unwrap_or(own.dad_wait),
+        ..own
     }
 }

@@ -1,11 +1,11 @@
 //! The load balancer's stage: snapshots in, maps filled, then programs attached; what is in the kernel out.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use fairlead_announcer::{policy, status::L2Status};
 use fairlead_api::watch::{Problems, SnapshotSource};
 use fairlead_datapath::LbMaps;
-use fairlead_model::{Generation, Snapshot};
+use fairlead_model::{ForwardingMode, Generation, Snapshot};
 use fairlead_observe::InterfaceView;
 use fairlead_rt::{BoxError, CancellationToken, ExitError, Supervisor};
 use fairlead_xdp_lb::{
@@ -23,6 +23,9 @@ pub(super) struct Inputs {
     pub(super) client: Client,
     pub(super) interfaces: Vec<String>,
     pub(super) is_forwarding: bool,
+    /// Of Services that ask for none.
+    pub(super) mode: ForwardingMode,
+    pub(super) fold_after: Option<Duration>,
     pub(super) maps: LbMaps,
     /// Fires when the API server is back.
     pub(super) again: Arc<Notify>,
@@ -53,6 +56,9 @@ impl Forwarding {
         });
         let mut config = Config::new(interfaces.collect());
         config.pass_to_host = !inputs.is_forwarding;
+        if let Some(after) = inputs.fold_after {
+            config.times.fold_after = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        }
         let (announcements, announced) = watch::channel(Arc::default());
         let snapshots = inputs.snapshot.subscribe();
         let (load_balancer, programmed) =
@@ -77,6 +83,7 @@ impl Forwarding {
         let stop = tasks.token();
         let Inputs {
             client,
+            mode,
             again,
             snapshot,
             unreadable,
@@ -92,7 +99,7 @@ impl Forwarding {
             "unreadable",
             bridge::pass(problems, unreadable, Arc::clone, stop.clone()),
         );
-        tasks.spawn("snapshots", follow(source, snapshot, stop.clone()));
+        tasks.spawn("snapshots", follow(source, mode, snapshot, stop.clone()));
         tasks.spawn(
             "announcements",
             bridge::pass(l2, self.announcements, bridge::announcements, stop.clone()),
@@ -116,13 +123,15 @@ impl Forwarding {
 /// Publishes every snapshot; the last one stays while the API server is away.
 async fn follow(
     source: SnapshotSource,
+    mode: ForwardingMode,
     snapshot: watch::Sender<Arc<Snapshot>>,
     stop: CancellationToken,
 ) -> Result<(), BoxError> {
     let Some((snapshots, driver)) = source.ready(&stop).await else {
         return Ok(());
     };
-    let passed = bridge::pass(snapshots, snapshot, Arc::clone, stop.clone());
+    let with_mode = move |fresh: &Arc<Snapshot>| bridge::with_mode(fresh, mode);
+    let passed = bridge::pass(snapshots, snapshot, with_mode, stop.clone());
     let (passed, Ok(())) = tokio::join!(passed, driver.run(stop));
     passed
 }
