@@ -2,20 +2,23 @@
 //!
 //! Names are `fairlead_<area>_<noun>_<unit>[_total]`; the prefix `fairlead` is added here. Labels are bounded enums.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
 
-use prometheus_client::registry::Registry;
+use prometheus_client::{encoding::text, registry::Registry};
 
 pub use prometheus_client;
 
 /// `Content-Type` of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The process's metrics; clones share one registry.
+/// The process's metrics; clones share them.
 #[derive(Clone)]
 pub struct Metrics {
     // Locked for a registration at start and for a scrape: never on a packet's or a change's way.
-    registry: Arc<RwLock<Registry>>,
+    areas: Arc<RwLock<BTreeMap<String, Registry>>>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -31,29 +34,32 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// An empty registry.
+    /// No metrics yet.
     pub fn new() -> Self {
         Self {
-            registry: Arc::new(RwLock::new(Registry::with_prefix("fairlead"))),
+            areas: Arc::default(),
         }
     }
 
     /// Registers an area's metrics: `metrics.register("announcer", |r| r.register("late_ticks", "Help.", counter))`.
+    ///
+    /// A part that is started again registers again: what it had registered before is shown no more.
     pub fn register(&self, area: &str, with: impl FnOnce(&mut Registry)) {
-        let mut registry = self
-            .registry
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        with(registry.sub_registry_with_prefix(area));
+        let mut registry = Registry::with_prefix(format!("fairlead_{area}"));
+        with(&mut registry);
+        let mut areas = self.areas.write().unwrap_or_else(PoisonError::into_inner);
+        areas.insert(area.to_owned(), registry);
     }
 
     /// Every metric in OpenMetrics text.
     pub fn encode(&self) -> String {
-        let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry)
-            .expect("writing to a String does not fail");
-        text
+        let areas = self.areas.read().unwrap_or_else(PoisonError::into_inner);
+        let mut out = String::new();
+        for registry in areas.values() {
+            text::encode_registry(&mut out, registry).expect("writing to a String does not fail");
+        }
+        text::encode_eof(&mut out).expect("writing to a String does not fail");
+        out
     }
 }
 
@@ -78,5 +84,18 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_part_that_is_started_again_is_shown_once() {
+        let metrics = Metrics::new();
+        for _ in 0..2 {
+            let late = <Counter>::default();
+            metrics.register("announcer", |r| {
+                r.register("late_ticks", "Ticks too late", late);
+            });
+        }
+        let text = metrics.encode();
+        assert_eq!(text.matches("# TYPE").count(), 1, "{text}");
     }
 }
