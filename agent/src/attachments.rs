@@ -14,6 +14,9 @@ use tracing::{error, info};
 /// A busy hook, or an interface that is not there, is looked at again this often.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// Why nothing is attached: the closed word and the sentence.
+type Problem = (&'static str, String);
+
 /// The programs and the interfaces that they belong on.
 pub struct Attachments {
     /// In use on a blocking thread while `None`.
@@ -21,7 +24,7 @@ pub struct Attachments {
     acceleration: Acceleration,
     names: Vec<String>,
     attached: BTreeMap<u32, Mode>,
-    problems: BTreeMap<String, String>,
+    problems: BTreeMap<String, Problem>,
     view: watch::Sender<Vec<InterfaceView>>,
 }
 
@@ -80,7 +83,7 @@ impl Attachments {
         for name in self.names.clone() {
             let Some(link) = links.iter().find(|link| link.name == name) else {
                 let gone = "it does not exist any more".to_owned();
-                self.problem(&name, Some(gone));
+                self.problem(&name, Some(("UnknownInterface", gone)));
                 continue;
             };
             if self.attached.contains_key(&link.index) {
@@ -93,7 +96,10 @@ impl Attachments {
                     self.problem(&name, None);
                 }
                 Err(error @ DatapathError::NoBpfRights { .. }) => return Err(error.into()),
-                Err(error) => self.problem(&name, Some(fairlead_rt::root::chain(&error))),
+                Err(error) => {
+                    let problem = (error.reason(), fairlead_rt::root::chain(&error));
+                    self.problem(&name, Some(problem));
+                }
             }
         }
         self.attached
@@ -119,12 +125,13 @@ impl Attachments {
     }
 
     /// Logs what is new.
-    fn problem(&mut self, name: &str, problem: Option<String>) {
+    fn problem(&mut self, name: &str, problem: Option<Problem>) {
         match problem {
             None => drop(self.problems.remove(name)),
             Some(problem) => {
                 if self.problems.get(name) != Some(&problem) {
-                    error!(reason = "NotAttached", error = problem, "interface {name}");
+                    let (reason, error) = &problem;
+                    error!(reason, error, "interface {name}");
                     self.problems.insert(name.to_owned(), problem);
                 }
             }
@@ -146,7 +153,8 @@ impl Attachments {
                     None => "none",
                 }
                 .to_owned(),
-                problem: self.problems.get(name).cloned(),
+                problem: self.problems.get(name).map(|(_, why)| why.clone()),
+                reason: self.problems.get(name).map(|(word, _)| (*word).to_owned()),
             }
         });
         self.view.send_replace(view.collect());

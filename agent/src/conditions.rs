@@ -39,10 +39,12 @@ const DEADLINE: Duration = Duration::from_secs(5);
 pub type Spoken = Arc<BTreeMap<ServiceName, Vec<Wanted>>>;
 
 /// Our condition types.
-pub const TYPES: [&str; 3] = [
+pub const TYPES: [&str; 5] = [
     names::condition::ANNOUNCED,
     names::condition::FORWARDING,
     names::condition::ADDRESS_CONFLICT,
+    names::condition::FLOWS_SURVIVE,
+    names::condition::SERVICE_INVALID,
 ];
 
 /// Writes until told to stop.
@@ -179,7 +181,12 @@ fn changes(has: &[Condition], wanted: &[Wanted], now: &Time) -> Vec<Condition> {
 
 /// The status that means that nothing is wrong.
 fn well(type_: &str) -> Status {
-    Status::from(type_ != names::condition::ADDRESS_CONFLICT)
+    let is_complaint = [
+        names::condition::ADDRESS_CONFLICT,
+        names::condition::SERVICE_INVALID,
+    ]
+    .contains(&type_);
+    Status::from(!is_complaint)
 }
 
 fn all_well(type_: &'static str) -> Wanted {

@@ -10,9 +10,10 @@
 //! ```
 //!
 //! Every channel is a `watch`: it holds one value, a slow reader skips what was between, nothing can fill up. Start: interfaces, maps, local
-//! API, then as soon as there is a snapshot the driver, as soon as that has programmed it the links and the announcer. Stop: announcer
-//! (gives its addresses away), then driver and local API; programs, maps and links stay. The API server may go at any time: the last snapshot
-//! stays, and when the server answers again every watch begins anew.
+//! API and the announcer, which adopts what the kernel still answers for and takes nothing yet; as soon as there is a snapshot the driver,
+//! as soon as that has programmed it the links, and where a link holds the announcer may take addresses. Stop: announcer (gives its
+//! addresses away), then driver and local API; programs, maps and links stay. The API server may go at any time: the last snapshot stays,
+//! and when the server answers again every watch begins anew.
 
 use std::{sync::Arc, time::Duration};
 
@@ -93,6 +94,7 @@ fn parts(
 ) -> (announcing::Announcing, front::Front, forwarding::Forwarding) {
     let (lb_maps, l2_maps) = (datapath.lb().clone(), datapath.l2().clone());
     let attachments = Attachments::new(datapath, config.acceleration, links);
+    let attached = attachments.view();
     let (snapshot, snapshots) = watch::channel(Arc::new(NOTHING));
     let (l2_status, l2_statuses) = watch::channel(Arc::new(L2Status::default()));
     let (gate, gates) = watch::channel(policy::Programmed::default());
@@ -106,7 +108,7 @@ fn parts(
     let (unreadable, unreadables) = watch::channel(fairlead_api::watch::Problems::default());
     let (forwarding, programmed) = forwarding::Forwarding::new(forwarding::Inputs {
         client: client.clone(),
-        interfaces: names.clone(),
+        interfaces: names,
         is_forwarding: config.is_forwarding,
         mode: config.forwarding_mode,
         fold_after: config.fold_after,
@@ -116,12 +118,11 @@ fn parts(
         unreadable,
         l2: l2_statuses.clone(),
         gate,
-        interfaces_shown: attachments.view(),
         attachments,
     });
     let announcing = announcing::Announcing {
         config: config.clone(),
-        interfaces: names,
+        interfaces: attached.clone(),
         client: client.clone(),
         maps: l2_maps.clone(),
         snapshots: snapshots.clone(),
@@ -133,7 +134,7 @@ fn parts(
         client,
         snapshot: snapshots,
         api: apis,
-        interfaces: forwarding.interfaces(),
+        interfaces: attached,
         lb: LbPart {
             maps: lb_maps,
             programmed,

@@ -100,7 +100,8 @@ impl Views {
         for interface in interfaces {
             let subject = format!("interface {}", interface.name);
             if let Some(problem) = &interface.problem {
-                add(subject, "NotAttached", problem.clone());
+                let reason = interface.reason.as_deref().unwrap_or("NotAttached");
+                add(subject, reason, problem.clone());
             } else if !interface.is_up {
                 add(subject, "LinkDown", "it has no carrier".to_owned());
             }
@@ -123,7 +124,8 @@ impl Views {
     pub fn services(&self) -> Vec<ServiceView> {
         let (snapshot, rows, problems) = (self.snapshot(), self.l2(), self.lb.problems());
         let interfaces = self.interfaces.borrow().clone();
-        let found = spoken::Found::new(&rows, &problems);
+        let unreadable = self.lb.unreadable();
+        let found = spoken::Found::new(&rows, &problems, &interfaces, &unreadable);
         let each = snapshot.services.values().map(|service| {
             let own = found.rows(&service.name);
             let owner = own.iter().find(|row| row.owner.is_some());
@@ -155,7 +157,10 @@ impl Views {
             return BTreeMap::new();
         }
         let (snapshot, rows, problems) = (self.snapshot(), self.l2(), self.lb.problems());
-        spoken::spoken(&self.config.node, &snapshot, &rows, &problems)
+        let interfaces = self.interfaces.borrow().clone();
+        let unreadable = self.lb.unreadable();
+        let found = spoken::Found::new(&rows, &problems, &interfaces, &unreadable);
+        spoken::spoken(&self.config.node, &snapshot, &found)
     }
 
     /// Pools, from the API server.

@@ -6,7 +6,6 @@ use fairlead_announcer::{policy, status::L2Status};
 use fairlead_api::watch::{Problems, SnapshotSource};
 use fairlead_datapath::LbMaps;
 use fairlead_model::{ForwardingMode, Generation, Snapshot};
-use fairlead_observe::InterfaceView;
 use fairlead_rt::{BoxError, CancellationToken, ExitError, Supervisor};
 use fairlead_xdp_lb::{
     driver::{Config, XdpLb},
@@ -32,9 +31,8 @@ pub(super) struct Inputs {
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(super) unreadable: watch::Sender<Problems>,
     pub(super) l2: watch::Receiver<Arc<L2Status>>,
-    /// The announcer's gate.
+    /// What is in the kernel, for the announcer.
     pub(super) gate: watch::Sender<policy::Programmed>,
-    pub(super) interfaces_shown: watch::Receiver<Vec<InterfaceView>>,
     pub(super) attachments: Attachments,
 }
 
@@ -72,11 +70,6 @@ impl Forwarding {
         (stage, programmed)
     }
 
-    /// What is attached.
-    pub(super) fn interfaces(&self) -> watch::Receiver<Vec<InterfaceView>> {
-        self.inputs.interfaces_shown.clone()
-    }
-
     /// Runs until `stop` fires; everything stays in the kernel.
     pub(super) async fn run(self, stop: CancellationToken) -> Result<(), ExitError> {
         let mut tasks = Supervisor::new("forwarding", stop);
@@ -89,7 +82,6 @@ impl Forwarding {
             unreadable,
             l2,
             gate,
-            interfaces_shown,
             attachments,
             ..
         } = self.inputs;
@@ -113,7 +105,7 @@ impl Forwarding {
         tasks.spawn("attachments", attachments.run(is_filled, stop.clone()));
         tasks.spawn(
             "gate",
-            open(self.programmed, interfaces_shown, gate, stop.clone()),
+            bridge::pass(self.programmed, gate, bridge::programmed, stop.clone()),
         );
         tasks.spawn("xdp-lb", self.load_balancer.run(stop));
         tasks.first_exit().await
@@ -134,19 +126,4 @@ async fn follow(
     let passed = bridge::pass(snapshots, snapshot, with_mode, stop.clone());
     let (passed, Ok(())) = tokio::join!(passed, driver.run(stop));
     passed
-}
-
-/// Announce after program (style.md I1): the gate says nothing before a program is attached to some interface.
-async fn open(
-    programmed: watch::Receiver<Arc<Programmed>>,
-    mut interfaces: watch::Receiver<Vec<InterfaceView>>,
-    gate: watch::Sender<policy::Programmed>,
-    stop: CancellationToken,
-) -> Result<(), BoxError> {
-    let attached = interfaces.wait_for(|all| all.iter().any(|i| i.xdp != "none"));
-    tokio::select! {
-        () = stop.cancelled() => return Ok(()),
-        attached = attached => drop(attached?),
-    }
-    bridge::pass(programmed, gate, bridge::programmed, stop).await
 }

@@ -4,28 +4,41 @@ use std::collections::BTreeMap;
 
 use fairlead_api::{
     condition::{Status, Wanted},
+    convert::ConvertError,
     names, view,
+    watch::ObjectRef,
 };
-use fairlead_model::{NodeName, Service, ServiceName, Snapshot};
-use fairlead_observe::{ConditionView, L2Row};
-use fairlead_xdp_lb::problem::Problem;
+use fairlead_model::{L2Policy, NodeName, Service, ServiceName, Snapshot};
+use fairlead_observe::{ConditionView, InterfaceView, L2Row};
+use fairlead_xdp_lb::problem::{Problem, ProblemReason};
+use regex::Regex;
 
 /// Most findings in one message; the rest is counted.
 const N_SHOWN: usize = 3;
 
-/// Rows and findings by Service.
+/// Rows and findings by Service, and interfaces of this node that serve none.
 #[derive(Debug)]
 pub struct Found<'a> {
     rows: BTreeMap<&'a str, Vec<&'a L2Row>>,
     problems: BTreeMap<&'a ServiceName, Vec<&'a Problem>>,
+    /// Nothing is attached there, and it is known why.
+    unserved: Vec<&'a InterfaceView>,
+    unreadable: &'a [(ObjectRef, ConvertError)],
 }
 
 impl<'a> Found<'a> {
     /// Sorts them.
-    pub fn new(l2: &'a [L2Row], problems: &'a [Problem]) -> Self {
+    pub fn new(
+        l2: &'a [L2Row],
+        problems: &'a [Problem],
+        interfaces: &'a [InterfaceView],
+        unreadable: &'a [(ObjectRef, ConvertError)],
+    ) -> Self {
         let mut found = Self {
             rows: BTreeMap::new(),
             problems: BTreeMap::new(),
+            unreadable,
+            unserved: interfaces.iter().filter(|i| i.problem.is_some()).collect(),
         };
         for row in l2 {
             found
@@ -58,12 +71,14 @@ impl<'a> Found<'a> {
             .problems
             .get(&service.name)
             .map_or(&[][..], Vec::as_slice);
-        let three = [
-            announced(snapshot, service, rows),
+        let all = [
+            announced(snapshot, service, rows, &self.unserved),
             conflict(rows),
             forwarding(problems),
+            survival(problems),
+            invalid(&service.name, self.unreadable),
         ];
-        three.into_iter().flatten().collect()
+        all.into_iter().flatten().collect()
     }
 }
 
@@ -71,10 +86,8 @@ impl<'a> Found<'a> {
 pub fn spoken(
     node: &NodeName,
     snapshot: &Snapshot,
-    l2: &[L2Row],
-    problems: &[Problem],
+    found: &Found<'_>,
 ) -> BTreeMap<ServiceName, Vec<Wanted>> {
-    let found = Found::new(l2, problems);
     let speaks = |service: &&Service| {
         speaker(snapshot, service, found.rows(&service.name)) == Some(node.as_str())
     };
@@ -105,7 +118,7 @@ fn speaker<'a>(snapshot: &'a Snapshot, service: &Service, rows: &[&'a L2Row]) ->
             .filter(|p| view::selects(p, service))
     };
     let is_eligible = |node: &&fairlead_model::Node| {
-        let by = |policy: &fairlead_model::L2Policy| {
+        let by = |policy: &L2Policy| {
             policy
                 .node_selector
                 .as_ref()
@@ -130,7 +143,12 @@ fn wanted(type_: &'static str, status: Status, reason: &str, message: String) ->
 }
 
 /// `False` while an address that should be announced is not.
-fn announced(snapshot: &Snapshot, service: &Service, rows: &[&L2Row]) -> Option<Wanted> {
+fn announced(
+    snapshot: &Snapshot,
+    service: &Service,
+    rows: &[&L2Row],
+    unserved: &[&InterfaceView],
+) -> Option<Wanted> {
     let no = |reason: &str, message: String| {
         Some(wanted(
             names::condition::ANNOUNCED,
@@ -142,11 +160,11 @@ fn announced(snapshot: &Snapshot, service: &Service, rows: &[&L2Row]) -> Option<
     if service.vips().is_empty() {
         return None;
     }
-    let is_selected = snapshot
-        .l2_policies
-        .values()
-        .any(|p| view::selects(p, service));
-    if !is_selected {
+    let policies = || {
+        let all = snapshot.l2_policies.values();
+        all.filter(|p| view::selects(p, service))
+    };
+    if policies().next().is_none() {
         // Without any policy nobody asked for announcements, e.g. where routes lead to the VIPs.
         if snapshot.l2_policies.is_empty() {
             return None;
@@ -156,6 +174,12 @@ fn announced(snapshot: &Snapshot, service: &Service, rows: &[&L2Row]) -> Option<
             "no CiliumL2AnnouncementPolicy selects this Service".to_owned(),
         );
     }
+    let is_wanted = |interface: &&&InterfaceView| policies().any(|p| covers(p, &interface.name));
+    if let Some(interface) = unserved.iter().find(is_wanted) {
+        let reason = interface.reason.as_deref().unwrap_or("NotAttached");
+        let why = interface.problem.as_deref().unwrap_or_default();
+        return no(reason, format!("not on {}: {why}", interface.name));
+    }
     let silent = rows.iter().find(|row| row.owner.is_none())?;
     let reason = match silent.state.as_str() {
         "Conflict" => "AddressConflict",
@@ -164,14 +188,25 @@ fn announced(snapshot: &Snapshot, service: &Service, rows: &[&L2Row]) -> Option<
     no(reason, format!("{}: {}", silent.vip, silent.why))
 }
 
-/// `True` while a stranger uses an address.
+/// Whether a policy is about an interface: unanchored regular expressions, any of them; none of them are all interfaces.
+fn covers(policy: &L2Policy, interface: &str) -> bool {
+    let matches = |text: &String| Regex::new(text).is_ok_and(|r| r.is_match(interface));
+    policy.interfaces.is_empty() || policy.interfaces.iter().any(matches)
+}
+
+/// `True` while a stranger uses an address, also one that this node or a peer owns.
 fn conflict(rows: &[&L2Row]) -> Option<Wanted> {
-    let row = rows.iter().find(|row| row.state == "Conflict")?;
+    let (row, mac) = rows
+        .iter()
+        .find_map(|row| Some((row, row.conflict.as_deref()?)))?;
     Some(wanted(
         names::condition::ADDRESS_CONFLICT,
         Status::True,
         "AddressConflict",
-        format!("{}: {}", row.vip, row.why),
+        format!(
+            "{}: {mac}, which is none of our nodes, answers for it",
+            row.vip
+        ),
     ))
 }
 
@@ -197,6 +232,40 @@ fn forwarding(problems: &[&Problem]) -> Option<Wanted> {
         names::condition::FORWARDING,
         Status::False,
         gravest.reason.as_str(),
+        message.join("; "),
+    ))
+}
+
+/// `False` while flows depend on which node owns the address.
+fn survival(problems: &[&Problem]) -> Option<Wanted> {
+    let reason = ProblemReason::BackendOffAnnouncingInterface;
+    let problem = problems.iter().find(|p| p.reason == reason)?;
+    Some(wanted(
+        names::condition::FLOWS_SURVIVE,
+        Status::False,
+        reason.as_str(),
+        problem.message.clone(),
+    ))
+}
+
+/// `True` while a part of the Service cannot be read.
+fn invalid(name: &ServiceName, unreadable: &[(ObjectRef, ConvertError)]) -> Option<Wanted> {
+    let is_its = |object: &ObjectRef| {
+        object.kind == "Service"
+            && object.namespace == name.namespace()
+            && object.name == name.name()
+    };
+    let mut errors = unreadable
+        .iter()
+        .filter(|(object, _)| is_its(object))
+        .map(|(_, error)| error);
+    let first = errors.next()?;
+    let shown = std::iter::once(first).chain(errors).take(N_SHOWN);
+    let message: Vec<String> = shown.map(ToString::to_string).collect();
+    Some(wanted(
+        names::condition::SERVICE_INVALID,
+        Status::True,
+        first.reason(),
         message.join("; "),
     ))
 }

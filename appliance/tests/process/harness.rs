@@ -71,6 +71,18 @@ impl Place {
         place
     }
 
+    /// Another interface; its other end answers nothing.
+    pub(crate) fn add_interface(&self, name: &str, address: &str) {
+        for line in [
+            format!("ip link add {name} type veth peer name far-{name}"),
+            format!("ip link set far-{name} up"),
+            format!("ip link set {name} up"),
+            format!("ip addr add {address} dev {name}"),
+        ] {
+            run(self.command("sh").args(["-c", &line]));
+        }
+    }
+
     /// A command in the namespace; the file systems are the machine's.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
@@ -97,7 +109,11 @@ impl Place {
     }
 
     pub(crate) fn pins(&self) -> PathBuf {
-        self.dir.path().join("bpf/lb1")
+        self.pins_of("lb1")
+    }
+
+    pub(crate) fn pins_of(&self, name: &str) -> PathBuf {
+        self.dir.path().join("bpf").join(name)
     }
 
     fn manifests(&self) -> PathBuf {
@@ -177,6 +193,11 @@ pub(crate) struct Appliance<'a> {
 impl<'a> Appliance<'a> {
     /// With state, pins and socket of its own; two in one place must have different names.
     pub(crate) fn start(place: &'a Place, name: &str) -> Self {
+        Self::start_on(place, name, &["lan0"])
+    }
+
+    /// The same with other interfaces.
+    pub(crate) fn start_on(place: &'a Place, name: &str, interfaces: &[&str]) -> Self {
         let log = File::options()
             .create(true)
             .append(true)
@@ -185,12 +206,13 @@ impl<'a> Appliance<'a> {
         let port = 7000 + name.bytes().map(u16::from).sum::<u16>();
         let child = place
             .command(BINARY)
-            .args(["--node-name", name, "--interface", "lan0"])
+            .args(["--node-name", name])
+            .args(interfaces.iter().flat_map(|i| ["--interface", *i]))
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .arg("--state-dir")
             .arg(place.state().join(name))
             .arg("--bpffs")
-            .arg(place.dir.path().join("bpf").join(name))
+            .arg(place.pins_of(name))
             .arg("--manifests")
             .arg(place.manifests())
             .arg("--socket")

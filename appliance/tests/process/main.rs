@@ -5,6 +5,7 @@ mod harness;
 
 use std::net::TcpListener;
 
+use fairlead_observe::{L2Row, ProblemView};
 use harness::{Appliance, Place, until};
 
 #[test]
@@ -171,6 +172,51 @@ fn a_life_from_the_first_start_to_cleanup() {
         fairlead_agent::cleanup::Removed::default(),
         "twice is as good as once"
     );
+}
+
+#[test]
+fn an_interface_whose_hook_is_busy_is_announced_on_no_more_than_it_is_served() {
+    let place = Place::new();
+    place.add_interface("lan1", "10.78.0.1/24");
+    let holder = Appliance::start_on(&place, "holder", &["lan1"]);
+    until("somebody else holds the hook", || {
+        place.has_program("lan1").then_some(())
+    });
+    holder.stop();
+    place.manifest("web.yaml", WEB);
+    let both = Appliance::start_on(&place, "lb1", &["lan0", "lan1"]);
+    until("the VIP is owned where it is served", || {
+        let rows = both.l2();
+        let is_owned = |row: &&L2Row| row.is_self && row.interface.as_deref() == Some("lan0");
+        rows.iter().find(is_owned).map(drop)
+    });
+    let rows = both.l2();
+    assert!(
+        rows.iter()
+            .all(|row| row.interface.as_deref() == Some("lan0")),
+        "{rows:?}"
+    );
+    until("the status names the reason", || {
+        let status = both.status()?;
+        let of = |p: &&ProblemView| p.subject == "interface lan1";
+        let problem = status.problems.iter().find(of)?;
+        (problem.reason == "XdpDeviceBusy").then_some(())
+    });
+    until("the Service names it too", || {
+        let service = both.object("web")?;
+        let conditions = service["status"]["conditions"].as_array()?.clone();
+        let announced = conditions
+            .into_iter()
+            .find(|c| c["type"] == "fairlead.io/Announced")?;
+        (announced["reason"] == "XdpDeviceBusy").then_some(())
+    });
+    std::fs::remove_dir_all(place.pins_of("holder")).unwrap();
+    until("it is owned there too once the hook is free", || {
+        let rows = both.l2();
+        let is_owned = |row: &&L2Row| row.is_self && row.interface.as_deref() == Some("lan1");
+        rows.iter().find(is_owned).map(drop)
+    });
+    both.stop();
 }
 
 const WEB: &str = "

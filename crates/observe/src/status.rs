@@ -43,6 +43,9 @@ pub struct InterfaceView {
     pub xdp: String,
     /// Why nothing is attached.
     pub problem: Option<String>,
+    /// The same as a closed word: `XdpDeviceBusy`, `UnknownInterface`, ...
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 /// Another node on the LAN.
@@ -110,11 +113,6 @@ pub struct StatusView {
 }
 
 impl StatusView {
-    /// Nothing is wrong.
-    pub fn is_healthy(&self) -> bool {
-        self.problems.is_empty()
-    }
-
     fn api_line(&self, now: Timestamp) -> String {
         let api = &self.api;
         let since = api

@@ -302,7 +302,7 @@ fn xdp(facts: &Facts, local: &LocalFacts) -> ExplainLink {
                 .unwrap_or("no program is attached");
             return broken(
                 "xdp",
-                "NotAttached",
+                interface.reason.as_deref().unwrap_or("NotAttached"),
                 format!("{}: {why}", interface.name),
                 format!(
                     "`ip link show {}` says which program holds the hook",

@@ -66,6 +66,7 @@ fn facts() -> Facts {
                 is_up: true,
                 xdp: "native".into(),
                 problem: None,
+                reason: None,
             }],
             answering: vec![vip],
             is_forwarding: true,
