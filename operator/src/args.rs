@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use fairlead_lb_ipam::{DefaultIpam, Settings};
+use fairlead_model::service::TABLE_SIZES;
 use fairlead_rt::{logging::Format, settings::Sources};
 use serde::Deserialize;
 
@@ -46,7 +47,7 @@ pub struct Cli {
     /// Serve class io.cilium/bgp-control-plane [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub enable_bgp_control_plane: Option<String>,
-    /// One length for all Maglev tables, instead of one per Service
+    /// Length of the Maglev tables of Services that have none yet [default: by their backends]
     #[arg(long, value_name = "SIZE")]
     pub bpf_lb_maglev_table_size: Option<String>,
     /// A leader silent for this long has lost [default: 15s]
@@ -110,8 +111,8 @@ impl Default for Keys {
 pub struct Options {
     /// `None` gives out no addresses.
     pub lb_ipam: Option<Settings>,
-    /// No single length is set for all tables.
-    pub write_table_sizes: bool,
+    /// `bpf-lb-maglev-table-size`: one length for every Service that has none yet, instead of one by its backends.
+    pub table_size: Option<u32>,
     /// Leadership.
     pub election: Election,
     /// Where metrics are served.
@@ -178,7 +179,7 @@ impl Cli {
         }
         Ok(Options {
             lb_ipam: keys.enable_lb_ipam.then_some(settings),
-            write_table_sizes: keys.bpf_lb_maglev_table_size.is_none(),
+            table_size: table_size(keys.bpf_lb_maglev_table_size)?,
             election,
             serve: serve_addr(&keys.operator_prometheus_serve_addr)?,
         })
@@ -223,6 +224,16 @@ fn default_ipam(text: &str) -> anyhow::Result<DefaultIpam> {
         "nodeipam" => Ok(DefaultIpam::NodeIpam),
         "none" => Ok(DefaultIpam::None),
         other => bail!("default-lb-service-ipam is `{other}`: use lbipam, nodeipam or none"),
+    }
+}
+
+/// Only Cilium's lengths are accepted in the annotation.
+fn table_size(size: Option<u32>) -> anyhow::Result<Option<u32>> {
+    match size {
+        Some(size) if !TABLE_SIZES.contains(&size) => {
+            bail!("bpf-lb-maglev-table-size is `{size}`: use one of {TABLE_SIZES:?}")
+        }
+        known => Ok(known),
     }
 }
 

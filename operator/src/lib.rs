@@ -27,9 +27,8 @@ use kube::Client;
 pub struct Config {
     /// `enable-lb-ipam`: `None` gives out no addresses.
     pub lb_ipam: Option<Settings>,
-    /// Whether Services get their Maglev table's length written; not when one length is set for all
-    /// (`bpf-lb-maglev-table-size`).
-    pub write_table_sizes: bool,
+    /// The length of Maglev tables that Services without one get (`bpf-lb-maglev-table-size`); `None` = by their backends.
+    pub table_size: Option<u32>,
     /// Where its metrics are registered.
     pub metrics: Metrics,
 }
@@ -43,7 +42,7 @@ impl Config {
                 report_without_pools: true,
                 ..Settings::default()
             }),
-            write_table_sizes: true,
+            table_size: None,
             metrics,
         }
     }
@@ -63,10 +62,9 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> any
         let controller = Controller::new(client.clone(), settings, &config.metrics);
         tasks.spawn("lb-ipam", controller.run(stop.clone()));
     }
-    if config.write_table_sizes {
-        let source = SnapshotSource::new(&client);
-        tasks.spawn("table-sizes", table_size::run(source, client, stop.clone()));
-    }
+    let source = SnapshotSource::new(&client);
+    let table_sizes = table_size::run(source, client, config.table_size, stop.clone());
+    tasks.spawn("table-sizes", table_sizes);
     let idle = async move {
         stop.cancelled().await;
         Ok::<(), std::convert::Infallible>(())

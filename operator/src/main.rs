@@ -38,7 +38,7 @@ async fn operate(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let config = Config {
         lb_ipam: options.lb_ipam,
-        write_table_sizes: options.write_table_sizes,
+        table_size: options.table_size,
         metrics: metrics.clone(),
     };
     let mut tasks = Supervisor::new("fairlead-operator", stop);

@@ -31,8 +31,8 @@ const RETRY_MAX: Duration = Duration::from_mins(1);
 /// A write that has no answer by then is tried again.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Services that need a length, and which. A Service without backends waits for its first.
-pub fn wanted(snapshot: &Snapshot) -> Vec<(ServiceName, u32)> {
+/// Services that need a length, and which: `fixed`, or one by their backends. A Service without backends waits for its first.
+pub fn wanted(snapshot: &Snapshot, fixed: Option<u32>) -> Vec<(ServiceName, u32)> {
     let lacking = snapshot
         .services
         .values()
@@ -40,7 +40,7 @@ pub fn wanted(snapshot: &Snapshot) -> Vec<(ServiceName, u32)> {
     lacking
         .map(|service| (service.name.clone(), n_backends(service)))
         .filter(|(_, n)| *n > 0)
-        .map(|(name, n)| (name, table_size_for(n)))
+        .map(|(name, n)| (name, fixed.unwrap_or_else(|| table_size_for(n))))
         .collect()
 }
 
@@ -53,7 +53,7 @@ fn n_backends(service: &Service) -> usize {
     per_table.max().unwrap_or(0)
 }
 
-/// Runs until `stop` fires.
+/// Writes `fixed`, or a length by the backends, where there is none. Runs until `stop` fires.
 ///
 /// # Errors
 /// When the watch of its snapshots ends.
@@ -63,6 +63,7 @@ fn n_backends(service: &Service) -> usize {
 pub async fn run(
     source: SnapshotSource,
     client: Client,
+    fixed: Option<u32>,
     stop: CancellationToken,
 ) -> Result<(), BoxError> {
     let Some((snapshots, driver)) = source.ready(&stop).await else {
@@ -70,13 +71,15 @@ pub async fn run(
     };
     let mut tasks = Supervisor::new("table-sizes", stop);
     tasks.spawn("snapshots", driver.run(tasks.token()));
-    tasks.spawn("writer", write_all(snapshots, client, tasks.token()));
+    let writer = write_all(snapshots, client, fixed, tasks.token());
+    tasks.spawn("writer", writer);
     Ok(tasks.first_exit().await?)
 }
 
 async fn write_all(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     client: Client,
+    fixed: Option<u32>,
     stop: CancellationToken,
 ) -> Result<(), Infallible> {
     let mut pause = RETRY_MIN;
@@ -90,7 +93,7 @@ async fn write_all(
                 .get(name)
                 .is_some_and(|s| s.table_size.is_none())
         });
-        let todo = wanted(&snapshot)
+        let todo = wanted(&snapshot, fixed)
             .into_iter()
             .filter(|(name, _)| !written.contains(name));
         let todo: Vec<(ServiceName, u32)> = todo.collect();

@@ -23,7 +23,7 @@ fn error(args: &[&str]) -> String {
 fn defaults_are_ciliums_except_that_l2_is_on() {
     let options = read(&[], &[]).unwrap();
     assert_eq!(options.lb_ipam, Some(Settings::default()));
-    assert!(options.write_table_sizes);
+    assert_eq!(options.table_size, None);
     assert_eq!(options.serve, Some("[::]:9963".parse().unwrap()));
     assert_eq!(options.election.lease_duration, Duration::from_secs(15));
 }
@@ -51,7 +51,7 @@ fn flags_win_over_the_environment_and_that_over_the_config_map() {
     let settings = options.lb_ipam.unwrap();
     assert_eq!(settings.default_ipam, DefaultIpam::None);
     assert!(settings.ipv4 && settings.ipv6 && settings.bgp);
-    assert!(!options.write_table_sizes);
+    assert_eq!(options.table_size, Some(1021));
     assert_eq!(
         read(&["--enable-lb-ipam=false"], &[]).unwrap().lb_ipam,
         None
@@ -72,6 +72,10 @@ fn wrong_values_are_named_with_what_is_possible() {
     assert!(
         error(&["--operator-prometheus-serve-addr", "nowhere"])
             .contains("use ADDRESS:PORT or :PORT")
+    );
+    assert_eq!(
+        error(&["--bpf-lb-maglev-table-size", "1000"]),
+        "bpf-lb-maglev-table-size is `1000`: use one of [251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071]"
     );
     assert!(error(&["--enable-ipv4=maybe"]).contains("enable-ipv4"));
     assert!(error(&["--enable-ipv4=false", "--enable-ipv6=false"]).contains("enable one"));
