@@ -191,6 +191,49 @@ fn the_owners_kernel_knows_nothing_of_the_vip() {
     assert!(!listens, "{listeners}");
 }
 
+/// Counted is what was sent: the frontends' counters on the owner grow by the segments that the client's kernel put on the wire.
+#[test]
+fn the_frontends_counters_equal_the_packets_on_the_wire() {
+    let _alone = alone();
+    let guard = Guard::new("count");
+    let mut job = guard.job(&NODES);
+    let ready = job.wait_ready(SERVICE).expect("it becomes ready");
+    let owner = job.lab().node(&ready.owner).expect("the owner is a node");
+    let client = job.client().expect("the lab has a client");
+    let counted = || {
+        let list = owner.run(&["fairlead", "service", "list", "-o", "json"]);
+        counted_tcp(&list.expect("the owner's agent answers"))
+    };
+    let sent = || {
+        let text = client.run(&["cat", "/proc/net/snmp"]);
+        let text = text.expect("it is there");
+        tcp_value(&text, "OutSegs") + tcp_value(&text, "RetransSegs")
+    };
+    let before = (counted(), sent());
+    job.serve(&ready.service, 200)
+        .expect("requests are answered");
+    // The last acknowledgements are still under way when the last answer has arrived.
+    let deadline = clock::now() + Duration::from_secs(10);
+    let grown = || (counted() - before.0, sent() - before.1);
+    let mut both = grown();
+    while both.0 != both.1 && clock::now() < deadline {
+        both = grown();
+    }
+    assert_eq!(both.0, both.1, "(counted, sent)");
+    assert!(both.0 > 1_000, "{both:?}");
+}
+
+/// Packets of all TCP frontends in `fairlead service list -o json`.
+fn counted_tcp(list: &str) -> u64 {
+    let list: Value = serde_json::from_str(list).expect("it is JSON");
+    let rows = list.as_array().expect("it is a list");
+    let frontends = rows
+        .iter()
+        .flat_map(|row| row["frontends"].as_array().into_iter().flatten());
+    let tcp = frontends.filter(|f| f["frontend"].as_str().is_some_and(|f| f.ends_with("/TCP")));
+    tcp.map(|f| f["packets"].as_u64().expect("a count")).sum()
+}
+
 fn holds_no_address(addresses: &str, service: &Frontends) {
     for vip in &service.vips {
         let held = addresses
@@ -202,15 +245,25 @@ fn holds_no_address(addresses: &str, service: &Frontends) {
 
 /// A value of `/proc/net/snmp`: a line of names, then a line of values.
 fn snmp_value(text: &str, name: &str) -> u64 {
-    let mut ip = text.lines().filter(|l| l.starts_with("Ip:"));
-    let (names, values) = (ip.next().unwrap_or_default(), ip.next().unwrap_or_default());
+    mib_value(text, "Ip:", name)
+}
+
+/// A value of TCP's part of `/proc/net/snmp`; it counts both families.
+fn tcp_value(text: &str, name: &str) -> u64 {
+    mib_value(text, "Tcp:", name)
+}
+
+fn mib_value(text: &str, part: &str, name: &str) -> u64 {
+    let mut lines = text.lines().filter(|l| l.starts_with(part));
+    let names = lines.next().unwrap_or_default();
+    let values = lines.next().unwrap_or_default();
     let found = names
         .split_whitespace()
         .zip(values.split_whitespace())
         .find(|(n, _)| *n == name);
     found
         .and_then(|(_, v)| v.parse().ok())
-        .expect("the kernel counts forwarded datagrams")
+        .expect("the kernel counts it")
 }
 
 /// A value of `/proc/net/snmp6`: a name and a value in each line.
