@@ -271,7 +271,7 @@ impl View<'_> {
             return None;
         }
         let len = n_u32(self.current.len());
-        // A SNAT record is found under the backend that a table names, so the former one must stay named; it costs no entries there.
+        // The SNAT record of a flow that was silent has no entry and is found only under a backend that a table names: the former one stays.
         if len == 0 || self.fe.mode() == mode::SNAT {
             return Some(Changed::Whole(since));
         }
