@@ -383,6 +383,46 @@ fn a_station_with_the_address_is_a_conflict() {
 }
 
 #[test]
+fn a_station_that_claims_an_owned_address_is_shown_in_its_row() {
+    let lan = Lan::new(&["a", "c"]);
+    let ear = Ear::new(&lan, "c");
+    let maps = L2Maps::in_memory();
+    let running = Running::start(&lan, "a", &maps, Some(snapshot(&[VIP4])));
+    wait("it owns the address", || running.owns(VIP4));
+    ear.claim(ip(VIP4));
+    let mac = lan.mac("c").to_string();
+    wait("the owned address's row names the stranger", || {
+        let rows = running.status.borrow().rows();
+        rows.iter()
+            .any(|row| row.is_self && row.conflict.as_ref() == Some(&mac))
+    });
+    assert_eq!(maps.entries.len().unwrap(), 1, "and it goes on answering");
+}
+
+#[test]
+fn the_kernel_hears_heartbeats_after_the_agent_and_sends_none_in_their_name() {
+    let lan = Lan::new(&["a", "c"]);
+    let maps = L2Maps::in_memory();
+    let running = Running::start(&lan, "a", &maps, Some(snapshot(&[VIP4])));
+    wait("it owns the address", || running.owns(VIP4));
+    let is_held = |group: &str| {
+        let addresses = lan.addresses("a");
+        let mut lines = addresses.lines();
+        lines.any(|line| line.contains(group) && line.contains("autojoin"))
+    };
+    let groups = ["224.0.0.174", "ff02::464c"];
+    // The link-local address, which IPv6 heartbeats need, is usable a while after the interface is up.
+    wait("the kernel is a member", || groups.into_iter().all(is_held));
+    running.kill();
+    for group in groups {
+        assert!(is_held(group) && lan.groups("a").contains(group), "{group}");
+    }
+    // A group is an address to the kernel; heartbeats that came from it would be dropped by every receiver.
+    let source = lan.source_after_renewal("a", "224.0.0.174");
+    assert!(source.contains("src 192.0.2.1 "), "{source}");
+}
+
+#[test]
 fn an_unknown_interface_is_said_and_taken_when_it_comes() {
     let lan = Lan::new(&["a", "c"]);
     lan.rename("a", "lan0", "away0");

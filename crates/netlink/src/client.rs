@@ -382,7 +382,12 @@ fn address_message(
     message.header.family = family(ip);
     message.header.prefix_len = prefix_len;
     message.header.index = ifindex;
-    message.header.scope = AddressScope::Universe;
+    // Of an IPv4 group in a wider scope the kernel would make a source address, once the interface's own one is removed and added again.
+    message.header.scope = if ip.is_multicast() {
+        AddressScope::Host
+    } else {
+        AddressScope::Universe
+    };
     message.attributes.push(AddressAttribute::Local(ip));
     message.attributes.push(AddressAttribute::Address(ip));
     if !flags.is_empty() {

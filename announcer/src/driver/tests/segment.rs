@@ -116,6 +116,27 @@ impl Lan {
         ip_command(&format!("-n {} link set port-{name} down", self.ns("sw")));
     }
 
+    /// Addresses as `ip address` shows them, memberships of the kernel's own among them.
+    pub(super) fn addresses(&self, name: &str) -> String {
+        ip_command(&format!("-n {} addr show dev lan0", self.ns(name)))
+    }
+
+    /// Takes the node's IPv4 address away and gives it back; the source that the kernel then chooses towards `to`.
+    pub(super) fn source_after_renewal(&self, name: &str, to: &str) -> String {
+        let ns = self.ns(name);
+        let IpAddr::V4(own) = self.own_address(name) else {
+            unreachable!("nodes have IPv4 addresses");
+        };
+        ip_command(&format!("-n {ns} addr del {own}/24 dev lan0"));
+        ip_command(&format!("-n {ns} addr add {own}/24 dev lan0"));
+        ip_command(&format!("-n {ns} route get {to} oif lan0"))
+    }
+
+    fn own_address(&self, name: &str) -> IpAddr {
+        let host = self.mac(name).0[5];
+        IpAddr::from([192, 0, 2, host])
+    }
+
     pub(super) fn add_address(&self, name: &str, address: &str) {
         let ns = self.ns(name);
         ip_command(&format!("-n {ns} addr add {address}/32 dev lan0"));
@@ -147,6 +168,7 @@ impl Drop for Lan {
 pub(super) struct Ear {
     heard: Arc<RwLock<BTreeMap<(IpAddr, MacAddr), Instant>>>,
     asked: Arc<RwLock<Vec<IpAddr>>>,
+    claimed: Arc<RwLock<Vec<IpAddr>>>,
     is_done: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -155,9 +177,11 @@ impl Ear {
     pub(super) fn new(lan: &Lan, name: &str) -> Self {
         let heard = Arc::new(RwLock::new(BTreeMap::new()));
         let asked: Arc<RwLock<Vec<IpAddr>>> = Arc::default();
+        let claimed: Arc<RwLock<Vec<IpAddr>>> = Arc::default();
         let is_done = Arc::new(AtomicBool::new(false));
         let (book, done) = (Arc::clone(&heard), Arc::clone(&is_done));
         let (questions, mac) = (Arc::clone(&asked), lan.mac(name));
+        let claims = Arc::clone(&claimed);
         let thread = lan.spawn(name, move || {
             let device = datalink::interfaces()
                 .into_iter()
@@ -183,6 +207,11 @@ impl Ear {
                         let question = frames::probe(&sender, *vip, None);
                         out.send_to(question.as_bytes(), None).unwrap().unwrap();
                     }
+                    for vip in claims.read().unwrap().iter() {
+                        for claim in frames::announcement(&sender, *vip).iter().flatten() {
+                            out.send_to(claim.as_bytes(), None).unwrap().unwrap();
+                        }
+                    }
                 }
                 if let Some((vip, mac)) = frames
                     .next()
@@ -197,6 +226,7 @@ impl Ear {
         Self {
             heard,
             asked,
+            claimed,
             is_done,
             thread: Some(thread),
         }
@@ -205,6 +235,11 @@ impl Ear {
     /// Asks for an address every 20 ms from now on.
     pub(super) fn ask(&self, vip: IpAddr) {
         self.asked.write().unwrap().push(vip);
+    }
+
+    /// Says every 20 ms from now on that this station has an address.
+    pub(super) fn claim(&self, vip: IpAddr) {
+        self.claimed.write().unwrap().push(vip);
     }
 
     /// Who has the address, as heard last.
