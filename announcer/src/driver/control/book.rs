@@ -270,10 +270,19 @@ mod tests {
             };
             book.take(Report::Peer { cell: 0, report }, &Names::default());
         }
-        let shown = |book: &Book| book.peers.values().map(|(r, _)| r.node.0).collect::<Vec<_>>();
+        let shown = |book: &Book| {
+            book.peers
+                .values()
+                .map(|(r, _)| r.node.0)
+                .collect::<Vec<_>>()
+        };
         book.prune(heard + (REMEMBER_PEERS - Duration::from_millis(1)));
         assert_eq!(shown(&book), [1, 2]);
         book.prune(heard + REMEMBER_PEERS);
-        assert_eq!(shown(&book), [2], "one that was never heard is not silent since then");
+        assert_eq!(
+            shown(&book),
+            [2],
+            "one that was never heard is not silent since then"
+        );
     }
 }
