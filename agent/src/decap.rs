@@ -105,7 +105,10 @@ fn start(
 fn fill(maps: &DecapMaps, request: &Request, links: &[Link], addresses: &[Address]) -> Result<()> {
     for link in links {
         let first = |want_v4: bool| {
-            let mut own = addresses.iter().filter(|a| a.ifindex == link.index);
+            // Groups that the kernel holds for an announcer on the same machine are addresses too.
+            let mut own = addresses
+                .iter()
+                .filter(|a| a.ifindex == link.index && !a.ip.is_multicast());
             own.find(|a| a.ip.is_ipv4() == want_v4)
                 .map(|a| mapped(a.ip))
         };

@@ -190,6 +190,10 @@ impl Churn {
 }
 
 /// The whole story, once in each mode.
+#[expect(
+    clippy::print_stderr,
+    reason = "what breaks by design is counted apart and shown"
+)]
 fn nobody_notices_that_backends_come_and_go(mode: Mode, purpose: &str) {
     let _alone = alone();
     // b4 leaves, b5 comes and leaves, b6 comes; b2 leaves and comes back.
@@ -201,7 +205,8 @@ fn nobody_notices_that_backends_come_and_go(mode: Mode, purpose: &str) {
     churn.change(&[1, 2, 3, 5], &staying);
     churn.change(&[1, 2, 3, 6], &staying);
     let n_between = churn.move_vip(&staying);
-    println!(
+    // Counted apart, see the head of this file: after a move these need replicated entries, which are not there yet.
+    eprintln!(
         "{mode:?}: {n_between} of {BETWEEN} connections from between the changes broke with the move"
     );
 }

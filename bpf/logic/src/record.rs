@@ -1,7 +1,8 @@
 //! SNAT records: keys, ports, life.
 
 use fairlead_abi::flow::{
-    CLOSED_NS, HALF_CLOSED_NS, HALF_OPEN_NS, SNAT_PROBES, SnatKey, SnatValue, TCP_IDLE_NS, UDP_IDLE_NS, flow_state,
+    CLOSED_NS, HALF_CLOSED_NS, HALF_OPEN_NS, SNAT_PROBES, SnatKey, SnatValue, TCP_IDLE_NS,
+    UDP_IDLE_NS, flow_state,
 };
 
 use crate::{

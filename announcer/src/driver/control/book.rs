@@ -276,7 +276,7 @@ mod tests {
                 .map(|(r, _)| r.node.0)
                 .collect::<Vec<_>>()
         };
-        book.prune(heard + (REMEMBER_PEERS - Duration::from_millis(1)));
+        book.prune(heard + REMEMBER_PEERS.saturating_sub(Duration::from_millis(1)));
         assert_eq!(shown(&book), [1, 2]);
         book.prune(heard + REMEMBER_PEERS);
         assert_eq!(
