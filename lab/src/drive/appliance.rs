@@ -52,10 +52,11 @@ impl Job {
 
     /// The node's IPv4 address on the LAN.
     fn address_of(&self, node: &str) -> Result<String, JobError> {
-        let shown = self
-            .lab
-            .node(node)?
-            .run(&["ip", "-4", "-o", "addr", "show", "dev", INTERFACE])?;
+        // Groups that the announcer had the kernel join are addresses of another scope.
+        let show = [
+            "ip", "-4", "-o", "addr", "show", "dev", INTERFACE, "scope", "global",
+        ];
+        let shown = self.lab.node(node)?.run(&show)?;
         let address = shown
             .split_whitespace()
             .nth(3)
