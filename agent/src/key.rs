@@ -51,46 +51,86 @@ impl HeartbeatKey {
     }
 }
 
-/// The key of the Secret, which is made if there is none: whoever comes first makes it, the others read it.
+/// The key of the Secret. Where there is none, or one without an entry (as our manifests install it, so that nobody needs the right to
+/// create Secrets), whoever comes first fills it and the others read that; `kept` from before is put back rather than replaced by another.
 ///
 /// # Errors
 /// The API server's; a Secret whose entry is not 32 bytes long.
 ///
 /// # Cancel safety
 /// The Secret may have been made.
-pub async fn ensure(client: &Client) -> Result<HeartbeatKey> {
+pub async fn ensure(client: &Client, kept: Option<&HeartbeatKey>) -> Result<HeartbeatKey> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
+    let params = PostParams::default();
     for _ in 0..2 {
         let found = tokio::time::timeout(DEADLINE, secrets.get_opt(NAME));
         let found = found.await.context("the API server does not answer")?;
-        if let Some(secret) = found.context("read Secret kube-system/fairlead-heartbeat")? {
-            return of_secret(&secret);
+        let found = found.context("read Secret kube-system/fairlead-heartbeat")?;
+        if let Some(secret) = found.as_ref().filter(|secret| has_entry(secret)) {
+            return of_secret(secret);
         }
+        let is_new = found.is_none();
+        let secret = filled(found, kept)?;
+        let write = async {
+            if is_new {
+                secrets.create(&params, &secret).await
+            } else {
+                // With the resourceVersion just read: of two that fill it, one is refused.
+                secrets.replace(NAME, &params, &secret).await
+            }
+        };
+        let written = tokio::time::timeout(DEADLINE, write).await;
+        match written.context("the API server does not answer")? {
+            Ok(written) => {
+                info!("filled Secret {NAMESPACE}/{NAME}");
+                return of_secret(&written);
+            }
+            // Another node was faster: read what it wrote.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(error).with_context(|| refused(is_new)),
+        }
+    }
+    bail!("Secret {NAMESPACE}/{NAME} comes and goes")
+}
+
+fn refused(is_new: bool) -> String {
+    let remedy = if is_new {
+        "make it without an entry, as deploy/plain does, or grant `create` on secrets"
+    } else {
+        "grant `update` on it by name"
+    };
+    format!("fill Secret {NAMESPACE}/{NAME} (if refused: {remedy})")
+}
+
+fn has_entry(secret: &Secret) -> bool {
+    secret
+        .data
+        .as_ref()
+        .is_some_and(|data| data.contains_key(ENTRY))
+}
+
+/// The Secret with a key in it.
+fn filled(found: Option<Secret>, kept: Option<&HeartbeatKey>) -> Result<Secret> {
+    let bytes = if let Some(kept) = kept {
+        kept.reveal().to_vec()
+    } else {
         let mut bytes = vec![0; LEN];
         std::fs::File::open("/dev/urandom")
             .and_then(|mut file| io::Read::read_exact(&mut file, &mut bytes))
             .context("read random bytes")?;
+        bytes
+    };
+    let mut secret = found.unwrap_or_else(|| {
         let mut secret = Secret {
-            data: Some(BTreeMap::from([(ENTRY.to_owned(), ByteString(bytes))])),
             type_: Some("Opaque".to_owned()),
             ..Secret::default()
         };
         secret.metadata.name = Some(NAME.to_owned());
-        let params = PostParams::default();
-        let made = tokio::time::timeout(DEADLINE, secrets.create(&params, &secret));
-        match made.await.context("the API server does not answer")? {
-            Ok(made) => {
-                info!("made Secret {NAMESPACE}/{NAME}");
-                return of_secret(&made);
-            }
-            // Another node was faster: read what it made.
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => {
-                return Err(error).context("make Secret kube-system/fairlead-heartbeat");
-            }
-        }
-    }
-    bail!("Secret {NAMESPACE}/{NAME} comes and goes")
+        secret
+    });
+    let data = secret.data.get_or_insert_with(BTreeMap::new);
+    data.insert(ENTRY.to_owned(), ByteString(bytes));
+    Ok(secret)
 }
 
 fn of_secret(secret: &Secret) -> Result<HeartbeatKey> {
@@ -117,7 +157,7 @@ pub async fn obtain(
     loop {
         let kept = cached(state_dir);
         let fresh = tokio::select! {
-            fresh = ensure(client) => fresh,
+            fresh = ensure(client, kept.as_ref()) => fresh,
             () = tokio::time::sleep(PATIENCE), if kept.is_some() => Err(anyhow!("no answer yet")),
             () = stop.cancelled() => return None,
         };
@@ -192,7 +232,7 @@ fn make_private(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 
     use axum::{Json, Router, routing::get};
     use fairlead_rt::{CancellationToken, clock};
@@ -234,6 +274,39 @@ mod tests {
         let obtained = obtain(&client, dir.path(), &CancellationToken::new()).await;
         assert_eq!(obtained, Some(key));
         assert!(clock::now() - began < DEADLINE / 2);
+    }
+
+    #[tokio::test]
+    async fn a_secret_installed_empty_is_filled_once_and_with_the_kept_key() {
+        let (listener, client) = listener().await;
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let empty = || {
+            Json(serde_json::json!({
+                "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+                "metadata": {"name": super::NAME, "resourceVersion": "7"},
+            }))
+        };
+        let written = Arc::clone(&seen);
+        let fill = move |Json(secret): Json<serde_json::Value>| async move {
+            written.lock().unwrap().push(secret.clone());
+            Json(secret)
+        };
+        let router = Router::new().route("/{*path}", get(move || async move { empty() }).put(fill));
+        let kept = HeartbeatKey([7; LEN]);
+        tokio::select! {
+            key = super::ensure(&client, Some(&kept)) => assert_eq!(key.unwrap(), kept),
+            served = axum::serve(listener, router) => panic!("{served:?}"),
+        }
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.len(), 1);
+        assert_eq!(
+            seen[0]["metadata"]["resourceVersion"], "7",
+            "a guarded write"
+        );
+        assert_eq!(
+            seen[0]["data"]["key"],
+            "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="
+        );
     }
 
     #[test]
