@@ -20,7 +20,7 @@ use fairlead_observe::{
     BackendView, FrontendView, InterfaceView, L2Row, PeerView, ReasonView, Timestamp,
 };
 use fairlead_rt::clock;
-use fairlead_xdp_lb::{engine::Programmed, problem::Problem, state::FrontendInfo};
+use fairlead_xdp_lb::{engine::Programmed, problem::Problem};
 use tokio::sync::watch;
 
 /// The load balancer.
@@ -67,15 +67,7 @@ impl LbPart {
     pub fn frontends(&self, service: &Service, interfaces: &[InterfaceView]) -> Vec<FrontendView> {
         let programmed = Arc::clone(&self.programmed.borrow());
         let views = service.frontends().map(|(frontend, backends)| {
-            let info = programmed.frontends.get(&frontend).map(Arc::as_ref);
-            self.frontend(
-                service,
-                frontend,
-                &backends,
-                info,
-                &programmed.problems,
-                interfaces,
-            )
+            self.frontend(service, frontend, &backends, &programmed, interfaces)
         });
         views.collect()
     }
@@ -85,10 +77,10 @@ impl LbPart {
         service: &Service,
         frontend: Frontend,
         backends: &[&Backend],
-        info: Option<&FrontendInfo>,
-        problems: &[Problem],
+        programmed: &Programmed,
         interfaces: &[InterfaceView],
     ) -> FrontendView {
+        let info = programmed.frontends.get(&frontend);
         let counter = info.and_then(|info| self.maps.fe_stats.sum(info.record).ok());
         let counter = counter.unwrap_or_default();
         let records = info.map(|info| self.records(info.record, frontend.vip.is_ipv4()));
@@ -97,7 +89,7 @@ impl LbPart {
         let backend_view = |backend: &&Backend| {
             let identity = SocketAddr::new(backend.addr, backend.port);
             let record = records.get(&identity);
-            let problem = problems.iter().find(|p| {
+            let problem = programmed.problems.iter().find(|p| {
                 p.backend == Some(identity) && p.frontend.is_none_or(|of| of == frontend)
             });
             BackendView {
@@ -119,7 +111,7 @@ impl LbPart {
             mode: mode
                 .unwrap_or_else(|| wanted_name(service.forwarding))
                 .to_owned(),
-            is_programmed: info.is_some(),
+            is_programmed: info.is_some() && !programmed.held.contains(&frontend),
             table_size: info.map(|info| info.table_size),
             packets: counter.packets,
             bytes: counter.bytes,

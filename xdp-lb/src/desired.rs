@@ -67,6 +67,8 @@ pub struct DesiredBackend {
     pub accepts_new: bool,
     /// `None`: not known (yet); what the record has stays.
     pub hop: Option<DesiredHop>,
+    /// The hop was asked for a moment ago; it is worth a short wait before flows are sent there.
+    pub is_awaited: bool,
 }
 
 /// Where a backend's packets go.
@@ -167,6 +169,8 @@ pub fn service(service: &Service, context: &Context<'_>) -> DesiredService {
 enum Reach {
     /// Not in this mode, or not from here: it is left out.
     Never,
+    /// Its next hop was asked for a moment ago.
+    Awaited,
     /// Its next hop is not known.
     Unknown,
     By(DesiredHop),
@@ -234,15 +238,17 @@ impl Builder<'_> {
                 BackendState::Terminating => no_active,
                 BackendState::NotReady => false,
             };
-            let hop = match self.hop(frontend, mode, backend) {
+            let (hop, is_awaited) = match self.hop(frontend, mode, backend) {
                 Reach::Never => continue,
-                Reach::Unknown => None,
-                Reach::By(hop) => Some(hop),
+                Reach::Awaited => (None, true),
+                Reach::Unknown => (None, false),
+                Reach::By(hop) => (Some(hop), false),
             };
             wanted.push(DesiredBackend {
                 identity: SocketAddr::new(backend.addr, backend.port),
                 accepts_new,
                 hop,
+                is_awaited,
             });
         }
         wanted.sort_unstable_by_key(|b| b.identity);
@@ -299,7 +305,7 @@ impl Builder<'_> {
         match self.context.network.hops.get(&backend.addr) {
             None | Some(Hop::Pending) => {
                 self.out.is_pending = true;
-                Reach::Unknown
+                Reach::Awaited
             }
             Some(Hop::Local) => {
                 let message = format!(

@@ -73,6 +73,8 @@ pub struct Programmed {
     pub refused: BTreeSet<Vip>,
     /// Services of which everything is in the maps.
     pub programmed: BTreeSet<ServiceName>,
+    /// Frontends that go on as they were until the next hops of backends that came have answered (half a second at the most).
+    pub held: BTreeSet<Frontend>,
     /// What is wrong, sorted.
     pub problems: Vec<Problem>,
     /// Every frontend in the maps, with its record for counters.
@@ -346,8 +348,11 @@ impl Engine {
         let refused = self.refusals(desired, &mut plan);
         let is_whole = |service: &DesiredService| {
             let frontends = service.frontends.iter();
-            let placed =
-                |f: &Frontend| !plan.blocked.contains(f) && self.state.record_of(f).is_some();
+            let placed = |f: &Frontend| {
+                !plan.blocked.contains(f)
+                    && !plan.held.contains(f)
+                    && self.state.record_of(f).is_some()
+            };
             service.closed.is_empty()
                 && !service.vips.iter().any(|vip| refused.contains(vip))
                 && frontends.into_iter().all(|(f, _)| placed(f))
@@ -377,6 +382,7 @@ impl Engine {
             generation,
             refused,
             programmed,
+            held: plan.held,
             problems,
             frontends,
             figures: self.figures,

@@ -34,6 +34,8 @@ pub struct Plan {
     pub blocked: BTreeSet<Frontend>,
     /// VIPs that have no entry.
     pub blocked_vips: BTreeSet<Vip>,
+    /// Frontends that go on as they are until the next hops of backends that came have answered.
+    pub held: BTreeSet<Frontend>,
     /// Frontends that were made, changed or removed.
     pub touched: BTreeSet<Frontend>,
     /// Plan again then, even if nothing changes; CLOCK_BOOTTIME ns.

@@ -87,6 +87,7 @@ impl Wish {
                     iface: u8::try_from(IFINDEX).unwrap(),
                     source4: iface().addr4,
                 }),
+                is_awaited: false,
             })
             .collect();
         backends.sort_by_key(|b| b.identity);

@@ -109,6 +109,8 @@ pub(crate) struct FrontendState {
     pub(crate) applied: Option<Arc<DesiredFrontend>>,
     /// When this must be planned again even if nothing changes.
     pub(crate) due: Option<u64>,
+    /// It goes on as it is until the next hop of a backend that came has answered, at the latest until then.
+    pub(crate) held_until: Option<u64>,
 }
 
 /// Since when slots differ, CLOCK_BOOTTIME ns.

@@ -216,6 +216,56 @@ fn a_vip_is_refused_until_its_first_next_hops_have_answered_and_never_again() {
 }
 
 #[test]
+fn a_backend_that_comes_is_sent_nothing_before_its_next_hop_has_answered() {
+    for restarts in [false, true] {
+        let mut bench = Bench::new();
+        bench.set([service("web", 80, &[1, 2])]);
+        let (before, _) = bench.step();
+        if restarts {
+            bench.engine = Engine::new(config(), bench.maps.clone(), T0).unwrap();
+        }
+        let n_ops = bench.n_ops();
+        let asking = |hop| {
+            let mut network = (*network(resolved())).clone();
+            network.hops.insert([192, 0, 2, 103].into(), hop);
+            Arc::new(network)
+        };
+        bench.inputs.network = asking(Hop::Pending);
+        bench.set([service("web", 80, &[1, 3])]);
+        let (held, wake_at) = bench.step();
+        assert_eq!(bench.n_ops(), n_ops, "what is there goes on: {restarts}");
+        assert_eq!(held.held, BTreeSet::from([frontend(80)]));
+        assert!(held.programmed.is_empty());
+        assert_eq!(held.frontends, before.frontends);
+        assert_eq!(wake_at, Some(T0 + SECOND / 2));
+        // A second change meanwhile does not make the wait longer.
+        bench.now += SECOND / 4;
+        bench.set([service("web", 80, &[2, 3])]);
+        assert_eq!(bench.step().1, wake_at);
+        bench.inputs.network = asking(resolved());
+        let (after, _) = bench.step();
+        assert!(after.held.is_empty() && bench.n_ops() > n_ops);
+        assert_eq!(after.programmed, BTreeSet::from([name("web")]));
+    }
+}
+
+#[test]
+fn a_backend_whose_next_hop_never_answers_is_in_the_table_all_the_same() {
+    let mut bench = Bench::new();
+    bench.set([service("web", 80, &[1, 2])]);
+    bench.step();
+    let n_ops = bench.n_ops();
+    let mut silent = (*bench.inputs.network).clone();
+    silent.hops.insert([192, 0, 2, 103].into(), Hop::Pending);
+    bench.inputs.network = Arc::new(silent);
+    bench.set([service("web", 80, &[1, 2, 3])]);
+    bench.step();
+    bench.now += SECOND / 2;
+    let (after, _) = bench.step();
+    assert!(after.held.is_empty() && bench.n_ops() > n_ops);
+}
+
+#[test]
 fn a_service_that_becomes_restricted_closes_at_once_and_its_vip_is_withdrawn() {
     let mut bench = Bench::new();
     bench.set([service("web", 80, &[1, 2])]);

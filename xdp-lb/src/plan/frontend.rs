@@ -20,6 +20,10 @@ use crate::{
 /// Indices of a frontend: one below the mark of an unchanged slot.
 const MAX_MEMBERS: usize = 0xfffe;
 
+/// How long a change waits for next hops at the most: then it is made without, for tables must become equal on every node. As long as an
+/// unanswered question counts as pending.
+const HOLD_NS: u64 = 500_000_000;
+
 /// What a change has taken and must give back if it fails.
 #[derive(Default)]
 pub(super) struct Reserved {
@@ -76,10 +80,14 @@ impl Planner<'_> {
         if is_same && fe.due.is_none_or(|due| due > self.now) {
             return Ok(());
         }
+        let fe = fe.clone();
+        if self.hold(frontend, want) {
+            return Ok(());
+        }
         let mut change = Change {
             frontend,
             want,
-            fe: fe.clone(),
+            fe,
             ops: Vec::new(),
             reserved: Reserved::default(),
             freed: Freed::default(),
@@ -87,6 +95,7 @@ impl Planner<'_> {
         match self.update(&mut change) {
             Ok(()) => {
                 change.fe.applied = Some(Arc::clone(want));
+                change.fe.held_until = None;
                 self.plan.ops.append(&mut change.ops);
                 self.plan.touched.insert(frontend);
                 self.state.frontends.insert(frontend, change.fe);
@@ -103,6 +112,23 @@ impl Planner<'_> {
                 Err(blocked)
             }
         }
+    }
+
+    /// Whether the change waits: a table that named a backend before its next hop is known would lose what is sent there.
+    fn hold(&mut self, frontend: Frontend, want: &DesiredFrontend) -> bool {
+        let Some(fe) = self.state.frontends.get_mut(&frontend) else {
+            return false;
+        };
+        if !awaits_a_hop(fe, want) {
+            return false;
+        }
+        let until = *fe.held_until.get_or_insert(self.now + HOLD_NS);
+        if until <= self.now {
+            return false;
+        }
+        self.plan.held.insert(frontend);
+        self.plan.wake(until);
+        true
     }
 
     fn create(&mut self, frontend: Frontend, want: &Arc<DesiredFrontend>) -> Result<(), Blocked> {
@@ -127,6 +153,7 @@ impl Planner<'_> {
             changed: None,
             applied: Some(Arc::clone(want)),
             due: None,
+            held_until: None,
         };
         let mut change = Change {
             frontend,
@@ -342,6 +369,19 @@ fn raise(change: &mut Change<'_>) {
             change.ops.push(member.op(base, index));
         }
     }
+}
+
+/// Whether a backend that is to get new flows has no next hop in its record and is still being asked for it.
+fn awaits_a_hop(fe: &FrontendState, want: &DesiredFrontend) -> bool {
+    let is_known = |backend: &DesiredBackend| {
+        let mut members = fe.members.iter().flatten();
+        members.any(|m| m.identity == backend.identity && m.mac != [0; 6])
+    };
+    let awaited = want
+        .backends
+        .iter()
+        .filter(|b| b.is_awaited && b.accepts_new);
+    awaited.into_iter().any(|backend| !is_known(backend))
 }
 
 pub(super) fn set_flags(change: &mut Change<'_>, flags: u64) {

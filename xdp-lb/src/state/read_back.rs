@@ -250,6 +250,7 @@ impl Reader<'_> {
             changed: None,
             applied: None,
             due: None,
+            held_until: None,
         };
         self.tables(&mut fe);
         Some(fe)
