@@ -6,6 +6,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -15,8 +16,14 @@ import (
 
 // programs maps the name a program is called by to its entry point, which returns the exit code.
 var programs = map[string]func() int{
-	"kubectl": kubectl,
+	"etcd":                    etcd,
+	"kube-apiserver":          kubeAPIServer,
+	"kube-controller-manager": kubeControllerManager,
+	"kubectl":                 kubectl,
 }
+
+// endWithStdin names the variable that ties a server to the test that started it.
+const endWithStdin = "TOOLS_END_WITH_STDIN"
 
 func main() {
 	name := filepath.Base(os.Args[0])
@@ -31,6 +38,13 @@ func main() {
 		names := slices.Sorted(maps.Keys(programs))
 		fmt.Fprintf(os.Stderr, "tools: no program %q; known: %s\n", name, strings.Join(names, ", "))
 		os.Exit(2)
+	}
+	if os.Getenv(endWithStdin) != "" {
+		// A test that is killed cleans nothing up, but its end of the pipe closes: no server outlives it.
+		go func() {
+			io.Copy(io.Discard, os.Stdin)
+			os.Exit(3)
+		}()
 	}
 	os.Exit(program())
 }

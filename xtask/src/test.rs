@@ -13,7 +13,7 @@ use crate::{root, run};
 pub(crate) fn test(args: &[String]) -> Result<()> {
     let mut tools = Command::new("sh");
     tools.arg("tests/tools/build.sh").current_dir(root());
-    run::step("test tools (kubectl)", tools)?;
+    run::step("test tools (a Kubernetes control plane and kubectl)", tools)?;
     run::build(false)?;
     let mut command = run::cargo(&["test", "--workspace", "--no-fail-fast"]);
     command.args(args).stdout(Stdio::piped());
