@@ -161,8 +161,36 @@ impl Engine {
         state.holder = holder;
         state.could_own = could_own;
         state.start_at = BootTime::NEVER;
-        if holder.is_some() && matches!(state.phase, Phase::Owned | Phase::Offered { .. }) {
+        let is_owned = matches!(state.phase, Phase::Owned | Phase::Offered { .. });
+        self.foresee_handoff(group);
+        if holder.is_some() && is_owned {
             self.settle(group, now, out);
+        }
+    }
+
+    /// Replies without a record belong to who owns the address, or while that is us to who is next in line. Known before an address moves:
+    /// a reply that comes with the first announcement must find it in the kernel.
+    fn foresee_handoff(&mut self, group: usize) {
+        let state = &self.table.group_state[group];
+        let (holder, could_own) = (state.holder, state.could_own);
+        let is_next = |slot: &u8| could_own & (1 << slot) != 0;
+        let slots = 0..u8::try_from(super::table::MAX_PEERS).unwrap_or(u8::MAX);
+        let next = slots
+            .filter(is_next)
+            .max_by_key(|slot| self.score_of(group, *slot));
+        let mac_of = |engine: &Self, slot: u8| engine.peer(slot).map(|peer| peer.mac);
+        let next = next.and_then(|slot| mac_of(self, slot));
+        let holder = holder.and_then(|h| Some((usize::from(h.slot), mac_of(self, h.slot)?)));
+        let mut cursor = self.table.first_vip(group);
+        while let Some(vip) = cursor {
+            cursor = self.table.next_vip(vip);
+            let owner = holder.filter(|(slot, _)| self.table.claim(*slot, vip) > 0);
+            let state = &mut self.table.vip_state[vip];
+            if state.answering {
+                state.handoff = state.handoff.or(next);
+            } else if let Some((_, mac)) = owner {
+                state.handoff = Some(mac);
+            }
         }
     }
 

@@ -170,7 +170,7 @@ pub(super) struct VipState {
     pub conflict: Option<MacAddr>,
     /// While the address is owned: until when that holds without another answer.
     pub conflict_until: BootTime,
-    /// Who owned it before us, or owns it after us: where replies without a record belong.
+    /// Who owned it before us, or owns it now, or is next in line after us: where replies without a record belong.
     pub handoff: Option<MacAddr>,
     pub reported: VipReport,
 }

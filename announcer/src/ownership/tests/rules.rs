@@ -631,6 +631,29 @@ fn an_address_that_joins_an_owned_group_is_probed_before_use() {
 }
 
 #[test]
+fn where_replies_without_a_record_go_is_known_before_an_address_moves() {
+    let mut sim = Sim::settled(3, 1, 1);
+    let owner = sim.owner(1).unwrap();
+    let hand_off = |sim: &Sim, n: usize| sim.nodes[n].vips[&vip(1)].handoff.map(|mac| mac.0[5]);
+    let number = |n: usize| u8::try_from(n).ok();
+    let others: Vec<usize> = (0..3).filter(|n| *n != owner).collect();
+    for n in &others {
+        assert_eq!(hand_off(&sim, *n), number(owner), "{n} is told who owns it");
+    }
+    let next = hand_off(&sim, owner);
+    sim.crash(owner);
+    sim.run_until(ms(2_000), |sim| {
+        others.iter().any(|n| sim.owner(1) == Some(*n))
+    });
+    let heir = sim
+        .owner(1)
+        .filter(|heir| *heir != owner)
+        .expect("a candidate takes it");
+    assert_eq!(next, number(heir), "the dead owner was told who comes next");
+    assert_eq!(hand_off(&sim, heir), number(owner));
+}
+
+#[test]
 fn the_former_owner_is_told_where_replies_go() {
     let mut sim = Sim::settled(2, 1, 1);
     let owner = sim.owner(1).unwrap();
