@@ -23,7 +23,11 @@ const MUTANTS: [(&str, &str, &str); 6] = [
         "self.m.now() < self.fe.udp_previous_until",
         "self.m.now() > self.fe.udp_previous_until",
     ),
-    ("snat.rs", "0 => first,", "0 => NOWHERE,"),
+    (
+        "snat.rs",
+        "w.candidates = [first, slots",
+        "w.candidates = [NOWHERE, slots",
+    ),
     ("l2.rs", "arp.op.get() != 1", "arp.op.get() != 2"),
     (
         "ingress.rs",

@@ -256,6 +256,8 @@ pub struct World {
     pub decap_senders: BTreeSet<[u8; 16]>,
     /// CLOCK_BOOTTIME, ns.
     pub now: Cell<u64>,
+    /// What another CPU writes under the key of the next SNAT record that is written here, just before it.
+    pub rival: Cell<Option<(Table, SnatValue)>>,
     fe_stats: RefCell<BTreeMap<u32, Counter>>,
     reasons: RefCell<BTreeMap<u32, Counter>>,
     mtu: Cell<u32>,
@@ -291,6 +293,7 @@ impl World {
             decap_vips: BTreeSet::new(),
             decap_senders: BTreeSet::new(),
             now: Cell::new(1_000_000_000),
+            rival: Cell::new(None),
             fe_stats: RefCell::default(),
             reasons: RefCell::default(),
             mtu: Cell::new(0),
@@ -531,6 +534,9 @@ impl Maps for World {
     }
 
     fn put_record(&self, table: Table, key: &SnatKey, value: &SnatValue, how: Insert) -> bool {
+        if let Some((table, value)) = self.rival.take() {
+            self.snat_table(table).insert(*key, value, Insert::Any);
+        }
         self.snat_table(table).insert(*key, *value, how)
     }
 

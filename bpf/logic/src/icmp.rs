@@ -16,7 +16,7 @@ use crate::{
     Maps, Packet, Verdict,
     output::Bill,
     parse::{self, Part},
-    quote, rare, select,
+    quote, rare, record, select,
     snat::Work,
     too_big,
     transition::{self, NOWHERE},
@@ -89,7 +89,9 @@ fn error<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
         return m.drop(p, reasons::ICMP_UNMATCHED);
     };
     let fe_mode = select::mode(&fe);
-    if fe_mode != mode::DSR_IPIP && fe_mode != mode::DSR_L2 {
+    if fe_mode != mode::DSR_IPIP && fe_mode != mode::DSR_L2
+        || record::is_kept(m, &fe, &record::quoted_key(h))
+    {
         return Verdict::Tail(slots::ICMP_SNAT);
     }
     w.h.turn();

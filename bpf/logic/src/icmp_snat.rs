@@ -7,7 +7,6 @@
 //! RFC 5508 4 (NAT behaviour for ICMP errors).
 
 use fairlead_abi::{
-    flow::SnatKey,
     lb::{FrontendValue, VipState},
     reasons,
 };
@@ -40,12 +39,17 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
         return m.drop(p, reasons::ICMP_UNMATCHED);
     }
     let h = &w.h;
+    // What left the VIP as (source, destination) comes back as a reply would with the two exchanged.
+    w.key = record::quoted_key(h);
     let Some(index) = select::find(m, h.v6, &h.src, h.ports.src, h.proto) else {
         return to_client(p, m, w, inner_l4, &state);
     };
     let Some(fe) = m.frontend(index) else {
         return m.drop(p, reasons::ICMP_UNMATCHED);
     };
+    if record::is_kept(m, &fe, &w.key) {
+        return to_client(p, m, w, inner_l4, &state);
+    }
     w.h.turn();
     to_backend(p, m, w, inner_l4, &fe, index)
 }
@@ -61,7 +65,7 @@ fn to_backend<P: Packet, M: Maps>(
     index: u32,
 ) -> Verdict {
     let (local, found) = snat::place(m, w, fe, index, m.now(), false);
-    if local == NOWHERE || !found.own {
+    if local == NOWHERE || found.own.is_none() {
         return m.drop(p, reasons::ICMP_UNMATCHED);
     }
     let Some(eg) = output::egress(m, w.target.mac, w.target.iface).copied() else {
@@ -77,7 +81,7 @@ fn to_backend<P: Packet, M: Maps>(
     quote::forward(p, m, w, inner_l4, &eg, mac)
 }
 
-/// SNAT: the backend, or a router towards it, complains about a request; the client hears of it in its own terms.
+/// SNAT: the backend, or a router towards it, complains about a request, whose key is in `w.key`; the client hears of it in its own terms.
 #[inline(always)]
 fn to_client<P: Packet, M: Maps>(
     p: &mut P,
@@ -86,15 +90,6 @@ fn to_client<P: Packet, M: Maps>(
     inner_l4: usize,
     state: &VipState,
 ) -> Verdict {
-    // What left the VIP as (source, destination) comes back as a reply would with the two exchanged.
-    w.key = SnatKey {
-        vip: w.h.src,
-        backend: w.h.dst,
-        snat_port: w.h.ports.src,
-        backend_port: w.h.ports.dst,
-        proto: w.h.proto,
-        _pad: [0; 3],
-    };
     let Some((found, _)) = record::find(m, &w.key) else {
         return snat::hand_off(p, m, w.src_mac, state);
     };

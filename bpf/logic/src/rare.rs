@@ -6,7 +6,7 @@
 use fairlead_abi::{
     flow::SNAT_PORT_MIN,
     l2::{HEARTBEAT_PORT, N_PEER_SLOTS, PeerKey},
-    lb::{FrontendValue, VipState, frontend_flags, mode, vip_flags},
+    lb::{FrontendValue, VipState, mode, vip_flags},
     maps::slots,
     reasons,
 };
@@ -71,9 +71,7 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
     if fe_mode != mode::DSR_IPIP && fe_mode != mode::DSR_L2 {
         return Verdict::Tail(slots::SNAT);
     }
-    if fe.flags & frontend_flags::ASK_RECORDS != 0
-        && record::find(m, &record::reply_key(h)).is_some()
-    {
+    if record::is_kept(m, &fe, &record::reply_key(h)) {
         return Verdict::Tail(slots::SNAT);
     }
     let local = transition::choose(m, &fe, index, h);

@@ -1,8 +1,11 @@
 //! SNAT records: keys, ports, life.
 
-use fairlead_abi::flow::{
-    CLOSED_NS, HALF_CLOSED_NS, HALF_OPEN_NS, SNAT_PROBES, SnatKey, SnatValue, TCP_IDLE_NS,
-    UDP_IDLE_NS, flow_state,
+use fairlead_abi::{
+    flow::{
+        CLOSED_NS, HALF_CLOSED_NS, HALF_OPEN_NS, SNAT_PROBES, SnatKey, SnatValue, TCP_IDLE_NS,
+        UDP_IDLE_NS, flow_state,
+    },
+    lb::{FrontendValue, frontend_flags},
 };
 
 use crate::{
@@ -20,6 +23,19 @@ pub const fn reply_key(h: &Parsed) -> SnatKey {
         backend: h.src,
         snat_port: h.ports.dst,
         backend_port: h.ports.src,
+        proto: h.proto,
+        _pad: [0; 3],
+    }
+}
+
+/// The key of the reply to a packet that an ICMP error quotes.
+#[inline(always)]
+pub const fn quoted_key(h: &Parsed) -> SnatKey {
+    SnatKey {
+        vip: h.src,
+        backend: h.dst,
+        snat_port: h.ports.src,
+        backend_port: h.ports.dst,
         proto: h.proto,
         _pad: [0; 3],
     }
@@ -47,6 +63,12 @@ pub fn find<M: Maps>(m: &M, key: &SnatKey) -> Option<(M::Record, Table)> {
     }
 }
 
+/// Whether what seems to concern a frontend belongs to a flow that had the frontend's port before it came.
+#[inline(always)]
+pub fn is_kept<M: Maps>(m: &M, fe: &FrontendValue, key: &SnatKey) -> bool {
+    fe.flags & frontend_flags::ASK_RECORDS != 0 && find(m, key).is_some()
+}
+
 /// Whether a record is that of the client's flow.
 #[inline(always)]
 pub fn is_own(v: &SnatValue, h: &Parsed) -> bool {
@@ -70,15 +92,17 @@ pub const fn expired(v: &SnatValue, now: u64, protocol: u8) -> bool {
 
 /// Where a flow's record is, or where it may be put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct Found<R> {
     /// The flow's own port, or one that is free, network order; zero = neither.
     pub port: [u8; 2],
-    /// Whether `port` has the flow's own record.
-    pub own: bool,
+    /// The flow's own record, which has `port`.
+    pub own: Option<(R, Table)>,
 }
 
 /// Looks for the record of `h`'s flow to `target`; `eager` takes the first free port (a SYN has no record as a rule). `key` is left with
 /// some port.
+///
+/// A record that is there rules even if its port has become a frontend's since: only new flows keep off such a port.
 ///
 /// # Complexity
 /// At most `SNAT_PROBES` ports; the first one as a rule.
@@ -90,37 +114,48 @@ pub fn search<M: Maps>(
     key: &mut SnatKey,
     now: u64,
     eager: bool,
-) -> Found {
+) -> Found<M::Record> {
     let client_port = u16::from_be_bytes(h.ports.src);
     let offset = hash::snat_offset(&h.src, &h.dst, u16::from_be_bytes(h.ports.dst), h.proto);
     *key = request_key(h, target, [0; 2]);
-    let mut free = [0u8; 2];
-    for attempt in 0..SNAT_PROBES {
-        let port = hash::snat_port(client_port, offset, attempt).to_be_bytes();
-        if select::find(m, h.v6, &h.dst, port, h.proto).is_some() {
-            continue;
-        }
-        key.snat_port = port;
-        let taken = match find(m, key) {
-            Some((record, _)) => {
-                let v = m.load(record);
-                if is_own(&v, h) {
-                    return Found { port, own: true };
-                }
-                !expired(&v, now, h.proto)
-            }
-            None => false,
-        };
-        if !taken && u16::from_ne_bytes(free) == 0 {
-            free = port;
-            if eager {
-                break;
+    // Two loops that carry nothing from one round to the next: the verifier follows each round once, not once for each history.
+    if !eager {
+        for attempt in 0..SNAT_PROBES {
+            key.snat_port = hash::snat_port(client_port, offset, attempt).to_be_bytes();
+            if let Some(own) = find(m, key)
+                && is_own(&m.load(own.0), h)
+            {
+                return Found {
+                    port: key.snat_port,
+                    own: Some(own),
+                };
             }
         }
     }
+    for attempt in 0..SNAT_PROBES {
+        key.snat_port = hash::snat_port(client_port, offset, attempt).to_be_bytes();
+        if let Some(found) = find(m, key) {
+            let v = m.load(found.0);
+            if is_own(&v, h) {
+                return Found {
+                    port: key.snat_port,
+                    own: Some(found),
+                };
+            }
+            if !expired(&v, now, h.proto) {
+                continue;
+            }
+        }
+        if select::find(m, h.v6, &h.dst, key.snat_port, h.proto).is_none() {
+            return Found {
+                port: key.snat_port,
+                own: None,
+            };
+        }
+    }
     Found {
-        port: free,
-        own: false,
+        port: [0; 2],
+        own: None,
     }
 }
 

@@ -8,7 +8,7 @@
 use fairlead_abi::{
     flow::{SnatKey, SnatValue, flow_state},
     l2::PeerKey,
-    lb::{FrontendValue, VipState, backend_flags, frontend_flags, mode, vip_flags},
+    lb::{FrontendValue, VipState, backend_flags, mode, vip_flags},
     maps::slots,
     reasons,
 };
@@ -37,6 +37,13 @@ pub struct Work {
     pub ends: Ends,
     /// Source of the frame.
     pub src_mac: [u8; 6],
+    /// Backends under which a flow's record may be.
+    pub candidates: [u16; 3],
+    /// What a flow without a record takes.
+    pub chosen: u16,
+    /// The same once it is found alive, and the port that is free there.
+    pub local: u16,
+    pub free: [u8; 2],
 }
 
 /// Decides about a packet to a VIP: request or reply.
@@ -72,7 +79,7 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
     let Some(fe) = m.frontend(index) else {
         return m.drop(p, reasons::NO_BACKEND);
     };
-    if fe.flags & frontend_flags::ASK_RECORDS != 0 && record::find(m, &w.key).is_some() {
+    if record::is_kept(m, &fe, &w.key) {
         return reply(p, m, w, &state);
     }
     let fe_mode = select::mode(&fe);
@@ -95,31 +102,17 @@ pub fn place<M: Maps>(
     index: u32,
     now: u64,
     note: bool,
-) -> (u16, Found) {
-    let slots = transition::slots(m, fe, w.h.flow_hash());
-    // What the packet takes unless a record says otherwise.
-    let chosen = if note {
-        transition::choose_from(m, fe, index, &w.h, slots)
-    } else {
-        transition::peek_from(m, fe, index, &w.h, slots)
-    };
-    let first = if w.h.proto == proto::UDP {
-        NOWHERE
-    } else {
-        chosen
-    };
+) -> (u16, Found<M::Record>) {
+    candidates(m, w, fe, index, note);
+    // The candidates are read back from memory: the verifier forgets how they came about, and follows the search once for all of it.
+    let w = core::hint::black_box(w);
     let syn = w.h.is_syn();
-    let mut kept = Found {
-        port: [0; 2],
-        own: false,
-    };
-    let (mut local, mut last) = (NOWHERE, NOWHERE);
-    for round in 0..3u32 {
-        let candidate = match round {
-            0 => first,
-            1 => slots.previous,
-            _ => slots.current,
-        };
+    let [first, ..] = w.candidates;
+    w.local = NOWHERE;
+    w.free = [0; 2];
+    let mut last = NOWHERE;
+    for round in 0..3usize {
+        let candidate = w.candidates.get(round).copied().unwrap_or(NOWHERE);
         if candidate == NOWHERE
             || (round != 0 && candidate == first)
             || select::backend_flags(m, w.h.v6, fe, candidate) & backend_flags::ALIVE == 0
@@ -132,24 +125,46 @@ pub fn place<M: Maps>(
         w.target = target;
         last = candidate;
         let found = record::search(m, &w.h, &w.target, &mut w.key, now, syn);
-        if found.own {
+        if found.own.is_some() {
             if note && candidate != first && first != NOWHERE && !syn {
                 transition::correct(m, index, &w.h, now, candidate);
             }
             return (candidate, found);
         }
-        if candidate == chosen {
-            local = candidate;
-            kept = found;
+        if candidate == w.chosen {
+            w.local = candidate;
+            w.free = found.port;
         }
     }
+    let mut local = w.local;
     if local != NOWHERE && local != last {
         match select::target(m, w.h.v6, fe, local) {
             Some(target) => w.target = target,
-            None => return (NOWHERE, kept),
+            None => local = NOWHERE,
         }
     }
-    (local, kept)
+    let none = Found {
+        port: w.free,
+        own: None,
+    };
+    (local, none)
+}
+
+/// Leaves in `w` under which backends the flow's record may be, in the order in which they are asked, and which it takes if it has none.
+#[inline(always)]
+fn candidates<M: Maps>(m: &M, w: &mut Work, fe: &FrontendValue, index: u32, note: bool) {
+    let slots = transition::slots(m, fe, w.h.flow_hash());
+    w.chosen = if note {
+        transition::choose_from(m, fe, index, &w.h, slots)
+    } else {
+        transition::peek_from(m, fe, index, &w.h, slots)
+    };
+    let first = if w.h.proto == proto::UDP {
+        NOWHERE
+    } else {
+        w.chosen
+    };
+    w.candidates = [first, slots.previous, slots.current];
 }
 
 /// A packet from a client.
@@ -169,12 +184,6 @@ fn request<P: Packet, M: Maps>(
     if u16::from_ne_bytes(found.port) == 0 {
         return m.drop(p, reasons::SNAT_NO_PORT);
     }
-    let Some(eg) = output::egress(m, w.target.mac, w.target.iface) else {
-        return m.drop(p, reasons::NO_NEXT_HOP);
-    };
-    if u32::from(w.h.bytes) > eg.mtu {
-        return output::too_big(m, eg.mtu);
-    }
     w.key = record::request_key(&w.h, &w.target, found.port);
     w.value = SnatValue {
         last_seen: now,
@@ -189,11 +198,24 @@ fn request<P: Packet, M: Maps>(
         client_iface: (select::iface_slot(p.ifindex()) & 0xffff) as u16,
         _pad: [0; 4],
     };
-    if let Err(reason) = remember(m, w) {
+    if let Err(reason) = remember(m, w, found.own) {
         return m.drop(p, reason);
     }
+    send(p, m, w)
+}
+
+/// Sends a request whose record and backend are in `w`. What it needs it takes from there: the verifier then follows it once, whatever way
+/// the packet came here.
+#[inline(always)]
+fn send<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
+    let Some(eg) = output::egress(m, w.target.mac, w.target.iface) else {
+        return m.drop(p, reasons::NO_NEXT_HOP);
+    };
+    if u32::from(w.h.bytes) > eg.mtu {
+        return output::too_big(m, eg.mtu);
+    }
     let ports = Ports {
-        src: found.port,
+        src: w.key.snat_port,
         dst: w.target.port,
     };
     w.ends = Ends {
@@ -215,30 +237,26 @@ fn request<P: Packet, M: Maps>(
     {
         return m.drop(p, reasons::TRUNCATED);
     }
-    m.count_frontend(index, u64::from(w.h.bytes));
+    m.count_frontend(w.value.frontend, u64::from(w.h.bytes));
     output::leave(p, eg)
 }
 
-/// Notes a request in its record under `w.key`, which is made or promoted from `w.value` where that is due.
+/// Notes a request in its record under `w.key`, which is made or promoted from `w.value` where that is due. `own` is the flow's record if the
+/// search has met it.
 ///
 /// # Errors
 /// The reason for which the packet has to be dropped.
 #[inline(always)]
-fn remember<M: Maps>(m: &M, w: &mut Work) -> Result<(), u32> {
+fn remember<M: Maps>(m: &M, w: &mut Work, own: Option<(M::Record, Table)>) -> Result<(), u32> {
     let Work { h, key, value, .. } = w;
-    let Some((found, table)) = record::find(m, key) else {
-        value.state = record::after_request(flow_state::NEW, h);
-        return written(m.put_record(Table::New, key, value, Insert::NoExist));
+    let (found, table) = match own {
+        Some(own) => own,
+        None => match begin(m, h, key, value)? {
+            Some(others) => others,
+            None => return Ok(()),
+        },
     };
     let old = m.load(found);
-    if !record::is_own(&old, h) {
-        // A record that has ended: its port changes hands.
-        if table == Table::Established {
-            m.remove_record(Table::Established, key);
-        }
-        value.state = record::after_request(flow_state::NEW, h);
-        return written(m.put_record(Table::New, key, value, Insert::Any));
-    }
     let mut state = record::after_request(old.state, h);
     if table == Table::Established && state == flow_state::REPLIED && !h.is_syn() {
         // A client's port, used again while its record was there.
@@ -254,6 +272,10 @@ fn remember<M: Maps>(m: &M, w: &mut Work) -> Result<(), u32> {
             m.remove_record(Table::New, key);
             return Ok(());
         }
+        if m.record(Table::Established, key).is_some() {
+            // Another CPU has promoted it a moment ago, with a packet of the same client.
+            return Ok(());
+        }
         // It stays among the half-open ones, where it lives as long as it is used and not evicted.
         m.count(reasons::SNAT_TABLE_FULL, 0);
     }
@@ -267,12 +289,37 @@ fn remember<M: Maps>(m: &M, w: &mut Work) -> Result<(), u32> {
     Ok(())
 }
 
+/// Makes the record of a flow that had none. `Some`: another CPU has made it since the search, from another packet of the flow.
+///
+/// # Errors
+/// The reason for which the packet has to be dropped.
 #[inline(always)]
-const fn written(done: bool) -> Result<(), u32> {
-    if done {
-        Ok(())
-    } else {
-        Err(reasons::SNAT_TABLE_FULL)
+fn begin<M: Maps>(
+    m: &M,
+    h: &Parsed,
+    key: &SnatKey,
+    value: &mut SnatValue,
+) -> Result<Option<(M::Record, Table)>, u32> {
+    value.state = record::after_request(flow_state::NEW, h);
+    let mut how = Insert::NoExist;
+    if let Some((old, table)) = record::find(m, key) {
+        if record::is_own(&m.load(old), h) {
+            return Ok(Some((old, table)));
+        }
+        // A record that has ended: its port changes hands.
+        if table == Table::Established {
+            m.remove_record(Table::Established, key);
+        }
+        how = Insert::Any;
+    }
+    if m.put_record(Table::New, key, value, how) {
+        return Ok(None);
+    }
+    match record::find(m, key) {
+        Some(found) if record::is_own(&m.load(found.0), h) => Ok(Some(found)),
+        // Another client's first packet took the port: the next try finds another.
+        Some(_) => Err(reasons::SNAT_NO_PORT),
+        None => Err(reasons::SNAT_TABLE_FULL),
     }
 }
 

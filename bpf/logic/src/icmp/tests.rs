@@ -167,6 +167,21 @@ fn an_error_about_a_translated_reply_reaches_the_backend_in_its_terms() {
 }
 
 #[test]
+fn an_error_about_a_request_from_a_port_that_a_frontend_has_now_reaches_the_client() {
+    for v6 in [false, true] {
+        for fe_mode in MODES {
+            let (mut w, spec, sent) = snat_flow(v6, TCP);
+            frontend(&mut w, 6, v6, see_l3(&sent).sport, TCP, fe_mode);
+            let about = error(v6, if v6 { 1 } else { 3 }, 3, &sent, 1000);
+            w.frontends.get_mut(6).unwrap().flags |= frontend_flags::ASK_RECORDS;
+            let (verdict, out) = w.run(LB, &about);
+            assert_eq!((verdict, see(&out).dst), (Verdict::Tx, client(v6)));
+            assert_quotes(&see(&out).l4[8..], &spec, 1000);
+        }
+    }
+}
+
+#[test]
 fn what_belongs_to_no_flow_is_dropped() {
     for v6 in [false, true] {
         let mut w = world();

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use fairlead_abi::{
     flow::{CLOSED_NS, HALF_OPEN_NS},
-    lb::Iface,
+    lb::{Iface, frontend_flags},
 };
 
 use super::*;
@@ -297,6 +297,94 @@ fn a_frontend_on_a_live_port_asks_the_records_first() {
         let (verdict, _) = w.run(LB, &from_client(false, 50_000, got.sport, TCP, SYN).build());
         assert_eq!((verdict, w.frontend_counter(6).packets), (Verdict::Tx, 1));
     }
+}
+
+#[test]
+fn a_frontend_on_a_live_port_breaks_no_established_flow() {
+    for v6 in [false, true] {
+        for fe_mode in MODES {
+            let mut w = snat_world(v6, TCP);
+            let got = open(&mut w, v6, 40_000);
+            frontend(&mut w, 6, v6, got.sport, TCP, fe_mode);
+            w.frontends.get_mut(6).unwrap().flags |= frontend_flags::ASK_RECORDS;
+            for flags in [ACK, FIN | ACK] {
+                let later = ask(&mut w, &from_client(v6, 40_000, 80, TCP, flags));
+                assert_eq!((later.dst, later.sport), (got.dst, got.sport));
+                let (verdict, out) = w.run(LB, &answer(&later, flags).build());
+                assert_eq!((verdict, see(&out).dport), (Verdict::Tx, 40_000));
+            }
+            assert_eq!(w.snat.entries()[0].1.state, flow_state::CLOSED);
+            // The client's next connection has the same record, another client's keeps off the port.
+            let again = ask(&mut w, &from_client(v6, 40_000, 80, TCP, SYN));
+            assert_eq!(again.sport, got.sport);
+            w.snat.remove(&w.snat.entries()[0].0);
+            let new = ask(&mut w, &from_client(v6, 40_000, 80, TCP, SYN));
+            assert_ne!(new.sport, got.sport);
+        }
+    }
+}
+
+/// What the record of `spec`'s flow would be if another packet of it had made it.
+fn record_of(w: &World, spec: &Spec) -> (SnatKey, SnatValue) {
+    let mut other = w.clone();
+    ask(&mut other, spec);
+    other.snat_new.entries()[0]
+}
+
+#[test]
+fn a_record_that_another_cpu_has_made_meanwhile_serves() {
+    for proto in [UDP, TCP] {
+        let mut w = snat_world(false, proto);
+        let spec = from_client(false, 40_000, 80, proto, SYN);
+        let (key, record) = record_of(&w, &spec);
+        // The other CPU's packet came another way; this one is the latest.
+        let rival = SnatValue {
+            client_mac: [2, 0, 0, 0, 0xd, 2],
+            ..record
+        };
+        for table in [Table::New, Table::Established] {
+            w.snat_new.remove(&key);
+            w.rival.set(Some((table, rival)));
+            let got = ask(&mut w, &spec);
+            assert_eq!(got.sport.to_be_bytes(), key.snat_port);
+            assert_eq!(w.snat_new.get(&key).or(w.snat.get(&key)), Some(record));
+        }
+        assert_eq!(w.reason(reasons::SNAT_TABLE_FULL), 0);
+    }
+}
+
+#[test]
+fn a_port_that_another_client_has_taken_meanwhile_is_left_to_it() {
+    let mut w = snat_world(false, UDP);
+    let spec = from_client(false, 40_000, 80, UDP, 0);
+    let (key, record) = record_of(&w, &spec);
+    let rival = SnatValue {
+        client: crate::host::octets(IpAddr::from([192, 0, 2, 99])),
+        ..record
+    };
+    w.rival.set(Some((Table::New, rival)));
+    assert_eq!(w.run(LB, &spec.build()).0, Verdict::Drop);
+    assert_eq!(w.reason(reasons::SNAT_NO_PORT), 1);
+    assert_eq!(w.snat_new.get(&key), Some(rival));
+    assert_ne!(ask(&mut w, &spec).sport.to_be_bytes(), key.snat_port);
+    // Nobody took it, there is no room.
+    let mut w = snat_world(false, UDP);
+    w.snat_new.capacity = 0;
+    assert_eq!(w.run(LB, &spec.build()).0, Verdict::Drop);
+    assert_eq!(w.reason(reasons::SNAT_TABLE_FULL), 1);
+}
+
+#[test]
+fn a_record_that_another_cpu_has_promoted_meanwhile_is_not_taken_for_a_full_table() {
+    let mut w = snat_world(false, TCP);
+    let got = ask(&mut w, &from_client(false, 40_000, 80, TCP, SYN));
+    assert_eq!(w.run(LB, &answer(&got, SYN | ACK).build()).0, Verdict::Tx);
+    let (_, mut record) = w.snat_new.entries()[0];
+    record.state = flow_state::ESTABLISHED;
+    w.rival.set(Some((Table::Established, record)));
+    ask(&mut w, &from_client(false, 40_000, 80, TCP, ACK));
+    assert_eq!(w.reason(reasons::SNAT_TABLE_FULL), 0);
+    assert_eq!(w.snat.entries()[0].1.state, flow_state::ESTABLISHED);
 }
 
 #[test]
