@@ -84,6 +84,8 @@ pub struct Frontends {
     pub tcp_port: u16,
     /// Its UDP port.
     pub udp_port: u16,
+    /// Servers answer clients directly, so that a move of the VIP is nothing to them.
+    pub returns_direct: bool,
 }
 
 impl Frontends {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use fairlead_lab::drive::{Frontends, Job, NODES, SERVICE};
@@ -14,11 +14,15 @@ use serde_json::Value;
 
 /// How long a killed process stays dead: forty times the deadline of a responder entry.
 const DEAD: Duration = Duration::from_mins(2);
-/// Each job loads both cores; one at a time keeps their figures honest.
-static ALONE: Mutex<()> = Mutex::new(());
+/// Jobs that load both cores run one at a time, which keeps their figures honest; those that mostly wait run beside each other.
+static CORES: RwLock<()> = RwLock::new(());
 
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    CORES.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn beside() -> RwLockReadGuard<'static, ()> {
+    CORES.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn bin_dir() -> &'static Path {
@@ -281,7 +285,7 @@ fn snmp6_value(text: &str, name: &str) -> u64 {
 /// flushed again and again. Of a pair, the other node takes over when the entries' deadline has passed; a
 /// node that is alone answers and forwards by its kernel only, for ever.
 fn nobody_notices_a_killed_process(purpose: &str, nodes: &[&'static str]) {
-    let _alone = alone();
+    let _beside = beside();
     let guard = Guard::new(purpose);
     let mut job = guard.job(nodes);
     let ready = job.wait_ready(SERVICE).expect("it becomes ready");

@@ -33,7 +33,7 @@ pub struct BenchArgs {
     connections: usize,
 }
 
-/// Measures, prints a line for each figure, and fails if a connection on which the client talks broke.
+/// Measures, prints a line for each figure, and fails if a connection broke that must not.
 pub(super) fn bench(args: &BenchArgs) -> miette::Result<()> {
     let tell = args.job.say();
     let lab = fresh_lab(&args.job.lab, tell)?;
@@ -52,11 +52,17 @@ pub(super) fn bench(args: &BenchArgs) -> miette::Result<()> {
             )),
         }
     }
-    let broken: usize = rounds.iter().map(|r| r.talking.broken).sum();
-    if broken > 0 {
-        miette::bail!("{broken} connections broke in {} rounds", rounds.len());
+    let mut failures = rounds.iter().filter_map(Failover::failure);
+    match failures.next() {
+        Some((what, why)) => {
+            let n = 1 + failures.count();
+            miette::bail!(
+                "connections broke in {n} of {} rounds; first: {what}: {why}",
+                rounds.len()
+            )
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn rounds(lab: Lab, args: &BenchArgs) -> miette::Result<Vec<Failover>> {
@@ -81,7 +87,7 @@ fn rounds(lab: Lab, args: &BenchArgs) -> miette::Result<Vec<Failover>> {
             failover.talking.broken,
             failover.listening.broken
         ));
-        if failover.dark() > SUSPICIOUS || failover.talking.broken > 0 {
+        if failover.dark() > SUSPICIOUS || failover.failure().is_some() {
             let dir = job.keep(&format!("round-{round}"))?;
             tell(&format!(
                 "    logs, tables and a capture are in {}",

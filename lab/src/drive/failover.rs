@@ -33,6 +33,8 @@ pub struct Failover {
     pub talking: Outcome,
     /// Connections on which only the server talks.
     pub listening: Outcome,
+    /// None of those may break either: nothing on a load balancer is needed for them.
+    pub returns_direct: bool,
 }
 
 impl Failover {
@@ -58,9 +60,13 @@ impl Failover {
 impl Failover {
     /// What broke that must not, if anything did.
     pub fn failure(&self) -> Option<(String, String)> {
-        let Outcome { asked, broken, why } = &self.talking;
-        let what = format!("{broken} of {asked} connections broke");
-        (*broken > 0).then(|| (what, format!("{why:?}")))
+        let mut sets = vec![(&self.talking, "on which the client talks")];
+        if self.returns_direct {
+            sets.push((&self.listening, "on which only the server talks"));
+        }
+        let (Outcome { asked, broken, why }, of) = sets.into_iter().find(|(o, _)| o.broken > 0)?;
+        let what = format!("{broken} of {asked} connections {of} broke");
+        Some((what, format!("{why:?}")))
     }
 }
 
@@ -123,6 +129,7 @@ impl Job {
             tcp,
             talking,
             listening,
+            returns_direct: service.returns_direct,
         })
     }
 
@@ -160,4 +167,38 @@ fn ask_all(sets: Vec<(Talker, Connections)>) -> Vec<(Talker, Outcome)> {
         };
         asked.into_iter().map(finish).collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drive::NODES;
+
+    fn of(talking: usize, listening: usize, returns_direct: bool) -> Failover {
+        let outcome = |broken| Outcome {
+            asked: 200,
+            broken,
+            ..Outcome::default()
+        };
+        Failover {
+            victim: NODES[0].to_owned(),
+            cut: Duration::ZERO,
+            udp: BTreeMap::new(),
+            tcp: BTreeMap::new(),
+            talking: outcome(talking),
+            listening: outcome(listening),
+            returns_direct,
+        }
+    }
+
+    #[test]
+    fn who_only_listens_must_not_break_where_servers_answer_directly() {
+        assert_eq!(of(0, 0, true).failure(), None);
+        assert_eq!(of(0, 7, false).failure(), None);
+        let what = |failover: Failover| failover.failure().map(|(what, _)| what);
+        let listening = "7 of 200 connections on which only the server talks broke";
+        assert_eq!(what(of(0, 7, true)).as_deref(), Some(listening));
+        let talking = "1 of 200 connections on which the client talks broke";
+        assert_eq!(what(of(1, 7, false)).as_deref(), Some(talking));
+    }
 }

@@ -154,6 +154,7 @@ fn programmed(node: &str, service: &ServiceView) -> Result<Frontends, String> {
         tcp_port: port("TCP")?,
         udp_port: port("UDP")?,
         vips,
+        returns_direct: service.frontends.iter().all(|f| f.mode.starts_with("dsr")),
     })
 }
 

@@ -72,6 +72,7 @@ fn nodes_that_agree_give_frontends_owner_and_the_owners_reason() {
     let (frontends, owner, why) = agreed("default/web", &views(|_, _| {})).unwrap();
     assert_eq!((owner.as_str(), why.as_str()), ("lb1", "as lb1 sees it"));
     assert_eq!((frontends.tcp_port, frontends.udp_port), (80, 7));
+    assert!(!frontends.returns_direct);
     assert!(frontends.vips[0].is_ipv4() && frontends.vips[1].is_ipv6());
     let shares: Vec<usize> = frontends.divide(5).map(|(_, n)| n).collect();
     assert_eq!(shares, [3, 2]);
