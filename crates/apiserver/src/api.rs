@@ -17,11 +17,13 @@ use crate::config::{Config, OpenError};
 use crate::discovery::Discovery;
 use crate::engine::{self, Job, Op, Outcome, Shared, Writer};
 use crate::kinds::Registry;
+use crate::member::{self, Fence, Members};
 use crate::rest::write::Write;
 use crate::rest::{self, Params, Part, Shape, Target, read, watch, write};
 use crate::service::Allocated;
 use crate::status::ApiError;
 use crate::store::{self, Bound, HISTORY_BYTES, RedbStore};
+use crate::tls;
 
 /// How long a write may wait for its turn and the disk.
 const WRITE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
@@ -35,6 +37,8 @@ pub(crate) struct Api {
     discovery: Discovery,
     jobs: mpsc::Sender<Job>,
     auth: Auth,
+    /// What members of the group ask for.
+    pub(crate) members: Members,
     body_bytes: usize,
 }
 
@@ -43,6 +47,7 @@ impl Api {
     pub(crate) fn open(
         config: &Config,
         auth: Auth,
+        signer: tls::Signer,
     ) -> Result<(Self, Writer<RedbStore>), OpenError> {
         let registry = Registry::new(&config.crds)?;
         let allocated = Allocated::new(&config.service_cidrs)?;
@@ -56,6 +61,7 @@ impl Api {
             path: config.data_dir.join("objects.redb"),
             detail,
         };
+        let number = store.fence().map_err(|error| failed(error.to_string()))?;
         let resources: Vec<Arc<str>> = registry
             .kinds
             .iter()
@@ -78,6 +84,15 @@ impl Api {
             registry,
             jobs,
             auth,
+            members: Members {
+                fence: Fence {
+                    number,
+                    node: config.node.clone(),
+                },
+                authority: signer,
+                lifetime: config.certificate_lifetime,
+                yielded: tokio::sync::watch::Sender::new(None),
+            },
             body_bytes: limits.body_bytes,
         };
         Ok((api, writer))
@@ -86,6 +101,20 @@ impl Api {
     /// Whether a request's token is good; decides how long its connection may stay.
     pub(crate) fn admits(&self, headers: &HeaderMap) -> bool {
         self.auth.check(headers).is_ok()
+    }
+
+    /// `Ok` for the admin and for members.
+    pub(crate) fn admit(&self, head: &Parts) -> Result<(), ApiError> {
+        if member::is_member(head) {
+            return Ok(());
+        }
+        self.auth.check(&head.headers)
+    }
+
+    /// Resources that a successor takes over.
+    pub(crate) fn copied_resources(&self) -> impl Iterator<Item = &str> {
+        let all = self.registry.kinds.iter().map(|kind| &*kind.resource);
+        all.filter(|resource| member::is_copied(resource))
     }
 
     /// Answers one request. Never fails: refusals are answers.
@@ -115,7 +144,10 @@ impl Api {
             );
             return Ok(response);
         }
-        self.auth.check(&head.headers)?;
+        if path.starts_with(member::PREFIX) {
+            return member::answer(self, &head, body).await;
+        }
+        self.admit(&head)?;
         if head.method == Method::GET
             && let Some(response) = self.discovery.answer(path, &head.headers)
         {
@@ -166,7 +198,7 @@ impl Api {
         }
     }
 
-    async fn body(&self, body: Body) -> Result<Bytes, ApiError> {
+    pub(crate) async fn body(&self, body: Body) -> Result<Bytes, ApiError> {
         let limit = self.body_bytes;
         // A client that sends its body by the byte holds one request of its own connection, nothing else.
         let read = tokio::time::timeout(WRITE_DEADLINE, body::to_bytes(body, limit));
@@ -186,6 +218,23 @@ impl Api {
 
     /// Hands a write to the writer and waits until it is on disk.
     pub(crate) async fn write(&self, op: Op, dry_run: bool) -> Result<Outcome, ApiError> {
+        let yielded = self.members.yielded.subscribe();
+        // Looked at by the writer, which is serial: what runs before `yield`'s last write is in the copy, all else is refused.
+        let op: Op = Box::new(move |tx| {
+            if yielded.borrow().is_some() {
+                return Err(ApiError::ShuttingDown);
+            }
+            op(tx)
+        });
+        self.queue(op, dry_run).await
+    }
+
+    /// The same for what may happen after this API has given way.
+    pub(crate) async fn enqueue(&self, op: Op) -> Result<Outcome, ApiError> {
+        self.queue(op, false).await
+    }
+
+    async fn queue(&self, op: Op, dry_run: bool) -> Result<Outcome, ApiError> {
         let (reply, answer) = oneshot::channel();
         let job = Job { op, dry_run, reply };
         let send = tokio::time::timeout(WRITE_DEADLINE, self.jobs.send(job));

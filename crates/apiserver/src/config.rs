@@ -26,6 +26,10 @@ pub struct Config {
     pub crds: Vec<serde_json::Value>,
     /// Also write the admin's kubeconfig here (mode 0600); it always is in the data directory too.
     pub kubeconfig_path: Option<PathBuf>,
+    /// The node that serves; part of [`crate::Fence`].
+    pub node: String,
+    /// Of members' client certificates; they are renewed long before.
+    pub certificate_lifetime: Duration,
     pub limits: Limits,
 }
 
@@ -74,6 +78,8 @@ impl Config {
             service_cidrs: vec![v4, v6],
             crds: Vec::new(),
             kubeconfig_path: None,
+            node: String::new(),
+            certificate_lifetime: Duration::from_hours(30 * 24),
             limits: Limits::default(),
         }
     }

@@ -172,6 +172,37 @@ impl Shared {
         page
     }
 
+    /// The revision of the latest change to any of `resources` that is still known.
+    pub(crate) fn latest<'a>(&self, resources: impl Iterator<Item = &'a str>) -> u64 {
+        self.read().latest(resources)
+    }
+
+    /// The revision, the latest change to any of `resources`, and all their objects, of one moment: resource, namespace, name.
+    #[expect(
+        clippy::type_complexity,
+        reason = "rows of one list, taken apart at once"
+    )]
+    pub(crate) fn dump<'a>(
+        &self,
+        resources: impl Iterator<Item = &'a str>,
+    ) -> (u64, u64, Vec<(String, String, String, Arc<Value>)>) {
+        let state = self.read();
+        let mut resources: Vec<&str> = resources.collect();
+        resources.sort_unstable();
+        let mut objects = Vec::new();
+        for resource in &resources {
+            let Some(table) = state.resources.get(*resource) else {
+                continue;
+            };
+            for ((namespace, name), object) in &table.objects {
+                let resource = (*resource).to_owned();
+                objects.push((resource, namespace.clone(), name.clone(), object.clone()));
+            }
+        }
+        let latest = state.latest(resources.into_iter());
+        (state.revision, latest, objects)
+    }
+
     /// Wakes with each change of `resource`.
     pub(crate) fn changes(&self, resource: &str) -> Option<watch::Receiver<u64>> {
         self.read()
@@ -210,6 +241,12 @@ impl Shared {
 // === impl State ===
 
 impl State {
+    fn latest<'a>(&self, resources: impl Iterator<Item = &'a str>) -> u64 {
+        let tables = resources.filter_map(|resource| self.resources.get(resource));
+        let latest = tables.map(|table| table.window.back().map_or(table.floor, |e| e.revision));
+        latest.max().unwrap_or(0)
+    }
+
     fn publish(
         &mut self,
         resource: &Arc<str>,

@@ -31,7 +31,7 @@ use crate::config::{Config, OpenError, RunError};
 use crate::engine::Writer;
 use crate::stall::Stall;
 use crate::store::RedbStore;
-use crate::{files, tls};
+use crate::{Fence, files, member, tls};
 
 /// A client that has not finished its handshake by then, or shown its token in as long again, is no client.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -62,8 +62,8 @@ impl Server {
     pub fn open(config: Config) -> Result<Self, OpenError> {
         files::private_dir(&config.data_dir)?;
         let token = admin_token(&config)?;
-        let (api, writer) = Api::open(&config, Auth::new(&token))?;
-        let identity = tls::identity(&config)?;
+        let identity = tls::identity(&config, &token)?;
+        let (api, writer) = Api::open(&config, Auth::new(&token), identity.signer)?;
         let listen = |source| OpenError::Listen {
             listen: config.listen,
             source,
@@ -99,6 +99,28 @@ impl Server {
     /// The admin's kubeconfig, YAML: CA, token and URL in one text. A secret.
     pub fn kubeconfig(&self) -> &str {
         &self.kubeconfig
+    }
+
+    /// This reign.
+    pub fn fence(&self) -> &Fence {
+        &self.api.members.fence
+    }
+
+    /// A member's certificate for the node that serves, PEM.
+    ///
+    /// # Errors
+    /// A signing request that cannot be read.
+    pub fn certificate(&self, request: &member::JoinRequest) -> Result<String, OpenError> {
+        let members = &self.api.members;
+        let signed = members
+            .authority
+            .sign(&request.csr, &request.node, members.lifetime);
+        signed.map_err(|source| OpenError::Certificate { source })
+    }
+
+    /// To whom this API was told to give way, once it was: it refuses every write then, and whoever runs it should stop it.
+    pub fn yielded(&self) -> tokio::sync::watch::Receiver<Option<Fence>> {
+        self.api.members.yielded.subscribe()
     }
 
     /// The bound address, with the port that was taken when 0 was asked for.
@@ -248,10 +270,15 @@ async fn talk(
         .await
         .map_err(|_elapsed| late(()))??;
     let watches = stop.clone();
+    let member = member::of_connection(stream.get_ref().1);
     let admitted = Arc::new(AtomicBool::new(false));
     let known = admitted.clone();
-    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        if !known.load(Ordering::Relaxed) && api.admits(request.headers()) {
+    let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+        let is_member = member.is_some();
+        if let Some(member) = member.clone() {
+            request.extensions_mut().insert(member);
+        }
+        if !known.load(Ordering::Relaxed) && (is_member || api.admits(request.headers())) {
             known.store(true, Ordering::Relaxed);
         }
         let (api, stop) = (api.clone(), watches.clone());

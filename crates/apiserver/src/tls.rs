@@ -11,28 +11,74 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
+use rustls::server::WebPkiClientVerifier;
 
+use crate::auth::Token;
 use crate::config::{Config, OpenError};
-use crate::files;
+use crate::copy::Authority;
+use crate::{files, member};
 
 /// What a server shows and what its clients are to trust.
 pub(crate) struct Identity {
     pub(crate) server: Arc<rustls::ServerConfig>,
     /// The CA certificate, PEM.
     pub(crate) ca_pem: String,
+    /// Signs for members.
+    pub(crate) signer: Signer,
+}
+
+/// The CA, as it signs members' certificates.
+pub(crate) struct Signer {
+    issuer: Issuer<'static, KeyPair>,
+    authority: Authority,
+}
+
+impl Signer {
+    /// A client certificate for the key of a signing request, PEM. Nothing else of the request is believed.
+    pub(crate) fn sign(
+        &self,
+        csr: &str,
+        node: &str,
+        lifetime: Duration,
+    ) -> Result<String, rcgen::Error> {
+        let mut request = CertificateSigningRequestParams::from_pem(csr)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = named(node);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, member::ORGANISATION);
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = crate::clock::now() + lifetime;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        request.params = params;
+        Ok(request.signed_by(&self.issuer)?.pem())
+    }
+
+    /// What a successor needs.
+    pub(crate) fn reveal(&self) -> Authority {
+        self.authority.clone()
+    }
 }
 
 /// Loads the CA from `<data_dir>/tls`, making it the first time, and issues a server certificate from it.
-pub(crate) fn identity(config: &Config) -> Result<Identity, OpenError> {
+pub(crate) fn identity(config: &Config, admin: &Token) -> Result<Identity, OpenError> {
     let folder = config.data_dir.join("tls");
     files::private_dir(&folder)?;
     let (ca_key, ca_pem) = authority(&folder)?;
+    let authority = Authority {
+        ca_certificate: ca_pem.clone(),
+        ca_key: ca_key.serialize_pem(),
+        admin_token: admin.reveal().to_owned(),
+    };
     let issuer = Issuer::from_ca_cert_pem(&ca_pem, ca_key).map_err(certificate)?;
 
     let key = KeyPair::generate().map_err(certificate)?;
@@ -46,22 +92,33 @@ pub(crate) fn identity(config: &Config) -> Result<Identity, OpenError> {
     let leaf = params.signed_by(&key, &issuer).map_err(certificate)?;
 
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let chain: Vec<CertificateDer<'static>> = vec![leaf.der().clone()];
+    let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes())
+        .map_err(|_not_pem| certificate(rcgen::Error::CouldNotParseCertificate))?;
+    // The CA goes along: a node that joins knows only its hash.
+    let chain: Vec<CertificateDer<'static>> = vec![leaf.der().clone(), ca.clone()];
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let tls = |source| OpenError::Tls {
         path: folder.clone(),
         source,
     };
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca).map_err(tls)?;
+    // Members show a certificate; everybody else a token.
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| tls(rustls::Error::General(error.to_string())))?;
     let mut server = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(tls)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(chain, key)
         .map_err(tls)?;
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Identity {
         server: Arc::new(server),
         ca_pem,
+        signer: Signer { issuer, authority },
     })
 }
 
@@ -155,8 +212,9 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let config = Config::new(dir.path(), "127.0.0.1:0".parse().unwrap());
-        let first = identity(&config).unwrap().ca_pem;
-        assert_eq!(first, identity(&config).unwrap().ca_pem);
+        let token = Token::random();
+        let first = identity(&config, &token).unwrap().ca_pem;
+        assert_eq!(first, identity(&config, &token).unwrap().ca_pem);
         let mode = std::fs::metadata(dir.path().join("tls/ca.key"))
             .unwrap()
             .permissions()

@@ -72,6 +72,50 @@ impl RedbStore {
         Ok(store)
     }
 
+    /// Which reign this store belongs to; the first is 1.
+    pub(crate) fn fence(&self) -> Result<u64, StoreError> {
+        let txn = self.db()?.begin_read().map_err(failed)?;
+        let meta = txn.open_table(META).map_err(failed)?;
+        let found = meta.get("fence").map_err(failed)?;
+        Ok(found.map_or(1, |guard| guard.value()))
+    }
+
+    /// Makes a new file of `objects`, all at `revision`, without a history. On disk when it returns.
+    pub(crate) fn fill(
+        path: &Path,
+        revision: u64,
+        fence: u64,
+        objects: impl Iterator<Item = (Key, Vec<u8>)>,
+    ) -> Result<(), OpenError> {
+        let bound = Bound {
+            changes: 1,
+            bytes: 1,
+        };
+        let store = Self::open(path, bound)?;
+        let fill = || {
+            let txn = store.db()?.begin_write().map_err(failed)?;
+            {
+                let mut meta = txn.open_table(META).map_err(failed)?;
+                meta.insert("revision", revision).map_err(failed)?;
+                // What any resource's history begins after, also of one without objects.
+                meta.insert("base", revision).map_err(failed)?;
+                meta.insert("fence", fence).map_err(failed)?;
+                let mut table = txn.open_table(OBJECTS).map_err(failed)?;
+                for (key, json) in objects {
+                    let path = path_of(&key);
+                    table
+                        .insert(path.as_str(), (revision, json.as_slice()))
+                        .map_err(failed)?;
+                }
+            }
+            txn.commit().map_err(failed)
+        };
+        fill().map_err(|error| OpenError::Store {
+            path: path.to_owned(),
+            detail: error.to_string(),
+        })
+    }
+
     /// Makes the tables of a new file; returns the format of the file. Writes nothing to an older one, whose disk may be full.
     fn prepare(&self) -> Result<u64, StoreError> {
         let txn = self.db()?.begin_read().map_err(failed)?;
@@ -223,9 +267,12 @@ impl Store for RedbStore {
     fn history(&self, resource: &str) -> Result<History, StoreError> {
         let txn = self.db()?.begin_read().map_err(failed)?;
         let floors = txn.open_table(FLOORS).map_err(failed)?;
+        let meta = txn.open_table(META).map_err(failed)?;
+        let base = meta.get("base").map_err(failed)?;
         let floor = floors
             .get(resource)
             .map_err(failed)?
+            .or(base)
             .map_or(0, |guard| guard.value());
         let table = txn.open_table(HISTORY).map_err(failed)?;
         let mut changes = Vec::new();
