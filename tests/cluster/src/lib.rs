@@ -7,6 +7,8 @@
 pub mod control_plane;
 pub mod pki;
 pub mod process;
+pub mod proxy;
+pub mod site;
 pub mod tools;
 
 pub use control_plane::{Backup, ControlPlane, PATIENCE, client, repository};
