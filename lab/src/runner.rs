@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -31,12 +32,13 @@ pub struct Lab {
 }
 
 /// Programs that the runner and the topologies call.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 7] = [
     ("ip", "iproute2"),
     ("bridge", "iproute2"),
     ("ethtool", "ethtool"),
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),
+    ("taskset", "util-linux"),
     ("mount", "mount"),
 ];
 
@@ -307,8 +309,7 @@ impl Lab {
         host(&["ip", "netns", "add", &ns])?;
         host(&["ip", "-n", &ns, "link", "set", "lo", "up"])?;
         fs::write(&view, []).map_err(LabError::io(|| format!("make {}", view.display())))?;
-        let hold = format!("--mount={}", view.display());
-        host(&["unshare", &hold, "--propagation", "slave", "true"])?;
+        hold_mounts(&view)?;
         let run = self.run_dir(node);
         for dir in [&run, &PathBuf::from("/run/fairlead")] {
             fs::create_dir_all(dir).map_err(LabError::io(|| format!("make {}", dir.display())))?;
@@ -440,6 +441,27 @@ fn require_root_and_tools() -> Result<(), LabError> {
         }
     }
     Ok(())
+}
+
+/// Makes a mount namespace that the file `view` holds.
+///
+/// The kernel lets a mount namespace be held only from an older one, and since 6.18 numbers them in blocks for each processor: in a container,
+/// whose own is young, only those made on some processors count as younger than it.
+fn hold_mounts(view: &Path) -> Result<(), LabError> {
+    let hold = format!("--mount={}", view.display());
+    let unshare = ["unshare", &hold, "--propagation", "slave", "true"];
+    let mut made = host(&unshare);
+    let ours = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    let is_ours = |cpu: &usize| ours.is_set(*cpu).unwrap_or_default();
+    for cpu in (0..CpuSet::count()).filter(is_ours) {
+        if made.is_ok() {
+            break;
+        }
+        let cpu = cpu.to_string();
+        let there = ["taskset", "--cpu-list", &cpu];
+        made = host(&[&there[..], &unshare[..]].concat());
+    }
+    made
 }
 
 fn attempt(left: &mut Vec<String>, argv: &[&str]) {
