@@ -1,23 +1,27 @@
-//! The allocator: pure, deterministic, and in proportion to what exists, not to how large the pools are.
+//! The allocator: pure, deterministic, and in proportion to what changed, not to what exists or how large the pools are.
 //!
-//! [`plan`] reads in order: pools and their conflicts ([`pools`]), who keeps what it holds, who gets what is missing
-//! ([`decide`]), then what differs from what the API says ([`outcome`]). Ranges are never expanded: an IPv6 /64 costs
-//! what a /32 costs. [`holders`] knows who holds an address and who may share it.
+//! [`engine::Engine`] takes Services and pools as the API has them, one by one, and says what differs from what they should
+//! say. Read in order: pools, their conflicts and refusals ([`pools`]), who may share an address ([`sharing`]), what a
+//! Service wants and why it lacks it ([`decide`]), who holds what ([`engine`]), and what is written ([`outcome`]). Ranges are
+//! never expanded ([`runs`]): an IPv6 /64 costs what a /32 costs. [`plan`] is one run of a fresh engine.
 //!
-//! Rules, in the words of the specification: import before allocation; oldest pool first, then name; lowest free address;
+//! Rules, in the words of the specification: import before allocation; highest priority first, then oldest pool, then name; lowest free address;
 //! requested addresses before chosen ones; an address that any Service's status holds is taken, whatever the pool;
 //! an address is given on only after its former holder's status no longer names it.
 
-pub mod holders;
+pub mod decide;
+pub mod engine;
 pub mod outcome;
 pub mod pools;
+pub mod runs;
+pub mod sharing;
 
-pub mod decide;
-
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use fairlead_api::condition::Wanted;
-use fairlead_model::{Labels, LoadBalancerClass, Pool, Protocol, ServiceName, TrafficPolicy};
+use fairlead_model::{
+    IpRange, Labels, LoadBalancerClass, Pool, Protocol, ServiceName, TrafficPolicy,
+};
 use num_bigint::BigUint;
 
 /// Who serves Services without a class (`default-lb-service-ipam`).
@@ -170,6 +174,8 @@ pub struct ServiceInput {
     pub families: Vec<Family>,
     /// `spec.ipFamilyPolicy`.
     pub family_policy: FamilyPolicy,
+    /// Pools that it may use (`fairlead.io/ip-pool`); empty = every pool that selects it.
+    pub pools: Vec<String>,
     /// Sharing.
     pub sharing: Sharing,
     /// Addresses in its status, in order; a write under way counts as done.
@@ -180,8 +186,8 @@ pub struct ServiceInput {
     pub releasing: Vec<IpAddr>,
     /// Its condition `cilium.io/IPAMRequestSatisfied`.
     pub condition: Option<Seen>,
-    /// Unchanged since it got what it holds: stays when an edit of another Service ends their sharing.
-    pub is_settled: bool,
+    /// Edited since it got what it holds: leaves when the edit ends a sharing, though it be the older one.
+    pub is_edited: bool,
 }
 
 impl ServiceInput {
@@ -203,6 +209,82 @@ pub struct PoolInput {
     pub generation: Option<i64>,
     /// Its conditions by type.
     pub conditions: BTreeMap<String, Seen>,
+    /// Higher ones are searched first (`fairlead.io/priority`).
+    pub priority: i32,
+    /// How long a deleted Service's address is kept for one of the same name (`fairlead.io/sticky`).
+    pub sticky: Option<Duration>,
+    /// Addresses of the cluster's own that its blocks may hold (`fairlead.io/allow-in-use`).
+    pub allows: Vec<InUseKind>,
+    /// Annotations of ours that cannot be read: field and message.
+    pub problems: Vec<(String, String)>,
+}
+
+/// Whose address it is that no Service should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InUseKind {
+    /// A node's.
+    Node,
+    /// A router's.
+    Gateway,
+    /// A pod's, or it may become one.
+    Pod,
+}
+
+impl InUseKind {
+    /// As in the annotation.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Gateway => "gateway",
+            Self::Pod => "pod",
+        }
+    }
+}
+
+/// Addresses that the cluster itself uses.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InUse {
+    /// Which.
+    pub range: IpRange,
+    /// What for.
+    pub kind: InUseKind,
+    /// The node that says so.
+    pub owner: String,
+}
+
+/// An `AddressReservation`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReservationInput {
+    /// Object name.
+    pub name: String,
+    /// Seconds since the Unix epoch; the older one counts where two overlap.
+    pub created: i64,
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
+    /// Its readable ranges.
+    pub ranges: Vec<IpRange>,
+    /// What is wrong with the others: field and message.
+    pub problems: Vec<(String, String)>,
+    /// For whom; `None` = nobody gets them.
+    pub service: Option<ServiceName>,
+    /// Its conditions by type.
+    pub conditions: BTreeMap<String, Seen>,
+}
+
+impl ReservationInput {
+    /// Whether it reserves the address.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        self.ranges.iter().any(|range| range.contains(ip))
+    }
+}
+
+/// An address that a deleted Service held not long ago.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Former {
+    /// Who held it.
+    pub service: ServiceName,
+    /// The address.
+    pub ip: IpAddr,
 }
 
 /// Everything the decision depends on. Complete: built only after every list is whole.
@@ -214,6 +296,12 @@ pub struct Inputs {
     pub pools: Vec<PoolInput>,
     /// Every Service of the cluster.
     pub services: Vec<ServiceInput>,
+    /// Every reservation.
+    pub reservations: Vec<ReservationInput>,
+    /// What the cluster itself uses.
+    pub in_use: Vec<InUse>,
+    /// What is kept for Services that were deleted.
+    pub former: Vec<Former>,
 }
 
 /// What a Service's status becomes.
@@ -231,6 +319,15 @@ pub struct ServiceChange {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolChange {
     /// The pool.
+    pub name: String,
+    /// Every condition of ours, changed or not.
+    pub conditions: Vec<Wanted>,
+}
+
+/// What a reservation's conditions become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReservationChange {
+    /// The reservation.
     pub name: String,
     /// Every condition of ours, changed or not.
     pub conditions: Vec<Wanted>,
@@ -254,6 +351,8 @@ pub struct Plan {
     pub services: Vec<ServiceChange>,
     /// Pools whose conditions differ.
     pub pools: Vec<PoolChange>,
+    /// Reservations whose conditions differ.
+    pub reservations: Vec<ReservationChange>,
     /// Counts of every pool.
     pub counts: BTreeMap<String, PoolCounts>,
     /// Pools in conflict.
@@ -264,14 +363,15 @@ pub struct Plan {
     pub n_unsatisfied: usize,
 }
 
-/// Decides who gets what. Same inputs, same plan.
+/// Decides who gets what, from nothing. Same inputs, same plan, whatever the order of the lists.
 ///
 /// # Complexity
-/// `O((services + pools²) log services)`; the size of pools does not matter.
+/// `O((services + blocks) log services)`, and services times pools where selectors must be asked; the size of pools does not matter.
 pub fn plan(inputs: &Inputs) -> Plan {
-    let views = pools::views(&inputs.pools);
-    let decided = decide::decide(inputs, &views);
-    outcome::outcome(inputs, &views, decided)
+    let mut engine = engine::Engine::new(inputs.settings);
+    engine.load(inputs.clone());
+    engine.run();
+    engine.plan()
 }
 
 #[cfg(test)]

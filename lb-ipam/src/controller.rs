@@ -1,8 +1,8 @@
 //! The half that talks to the API server.
 //!
 //! ```text
-//! Services ─┐ kube watchers            State ──inputs──▶ alloc::plan (blocking pool)
-//! Pools ────┴──(merged)──▶ run loop ──▶  ▲  ◀──plan────────┘
+//! Services ─┐ kube watchers            State ──lends──▶ alloc::Engine::run (a thread of its own when it is much)
+//! Pools ────┴──(merged)──▶ run loop ──▶  ▲  ◀──delta───────┘
 //!                             │          └── answers of writes
 //!                             └──▶ at most WRITES patches of /status at a time ──▶ API server
 //! ```
@@ -16,26 +16,39 @@ pub mod state;
 pub mod write;
 
 mod feed;
+mod usage;
 
-use std::{convert::Infallible, time::Instant};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
-use fairlead_api::{CiliumLoadBalancerIPPool, names::manager};
+use fairlead_api::{
+    AddressReservation, CiliumLoadBalancerIPPool, IPPoolUsage, ip_pool_usage::IPPoolUsageSpec,
+    names::manager,
+};
 use fairlead_rt::{CancellationToken, Metrics, clock};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::api::core::v1;
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 
-use crate::alloc::{Settings, plan};
-use state::{Key, State, Written};
+use crate::alloc::Settings;
+use state::{Key, State, Verb, Written};
 use write::Fault;
 
 /// Patches under way at a time. An API server with a durable store groups writes that arrive together.
 const WRITES: usize = 32;
 /// Most events taken together before a plan is made, so that an endless storm still gets plans.
 const BATCH: usize = 8192;
+
+/// How late a sample or the end of a kept address may be.
+const REMEMBER: Duration = Duration::from_secs(1);
+/// Services that are decided about between two events; more go to a thread of their own.
+const INLINE: usize = 64;
 
 type Answer = (Key, Result<Written, Fault>);
 
@@ -46,6 +59,8 @@ pub struct Controller {
     state: State,
     writes: FuturesUnordered<BoxFuture<'static, Answer>>,
     metrics: metrics::IpamMetrics,
+    /// Events that no run has decided about yet.
+    events: BTreeMap<metrics::EventLabel, u32>,
 }
 
 impl Controller {
@@ -56,6 +71,7 @@ impl Controller {
             state: State::new(settings),
             writes: FuturesUnordered::new(),
             metrics: metrics::IpamMetrics::register(metrics),
+            events: BTreeMap::new(),
             client,
         }
     }
@@ -69,7 +85,7 @@ impl Controller {
         loop {
             let now = clock::now();
             self.dispatch(now);
-            let pause = self.state.wake_at(now);
+            let pause = self.wake_at(now);
             tokio::select! {
                 () = stop.cancelled() => break,
                 event = self.feed.next() => self.take_batch(event.expect("watchers never end")),
@@ -77,11 +93,22 @@ impl Controller {
                 () = sleep_until(pause) => {}
             }
             self.replan().await;
+            self.state.remember(clock::wall());
         }
         while let Some(answer) = self.writes.next().await {
             self.take_answer(answer);
         }
         Ok(())
+    }
+
+    /// When to go on though nothing happens.
+    fn wake_at(&self, now: Instant) -> Option<Instant> {
+        let wall = clock::wall();
+        let remember = self.state.remember_at();
+        let remember = remember.map(|at| now + at.duration_since(wall).unwrap_or_default());
+        // Whole seconds on the wall: a little later is soon enough, and never too often.
+        let remember = remember.map(|at| at + REMEMBER);
+        self.state.wake_at(now).into_iter().chain(remember).min()
     }
 
     /// Takes an event and whatever has already arrived with it.
@@ -90,6 +117,9 @@ impl Controller {
         for _ in 0..BATCH {
             let Some(event) = next else { break };
             if let Some(change) = event {
+                if let Some(label) = change.label() {
+                    *self.events.entry(label).or_default() += 1;
+                }
                 self.state.apply(change);
             }
             next = self.feed.next().now_or_never().flatten();
@@ -101,14 +131,25 @@ impl Controller {
         while let Some(Some(answer)) = self.writes.next().now_or_never() {
             self.take_answer(answer);
         }
-        let Some(inputs) = self.state.take_inputs() else {
+        let Some(mut engine) = self.state.take_engine() else {
             return;
         };
         let begun = clock::now();
-        let plan = fairlead_rt::blocking(move || plan(&inputs)).await;
-        self.metrics
-            .planned(&plan, clock::now().duration_since(begun));
-        self.state.take_plan(plan);
+        let events = std::mem::take(&mut self.events);
+        let (engine, delta) = if engine.n_due() <= INLINE {
+            let delta = engine.run();
+            (engine, delta)
+        } else {
+            let run = move || {
+                let delta = engine.run();
+                (engine, delta)
+            };
+            fairlead_rt::blocking(run).await
+        };
+        let took = clock::now().duration_since(begun);
+        self.metrics.planned(&engine, took);
+        self.metrics.processed(&events, took);
+        self.state.take_delta(engine, delta, clock::wall());
     }
 
     fn dispatch(&mut self, now: Instant) {
@@ -138,27 +179,54 @@ impl Controller {
 }
 
 async fn send(client: Client, write: &state::Write) -> Result<Written, Fault> {
-    let params = PatchParams {
-        field_manager: Some(manager::LB_IPAM.to_owned()),
-        ..PatchParams::default()
-    };
-    let patch = Patch::Json::<()>(write.body.clone());
-    let answer = async {
-        match &write.key {
-            Key::Service(name) => Api::<v1::Service>::namespaced(client, name.namespace())
-                .patch_status(name.name(), &params, &patch)
-                .await
-                .map(|object| Written::Service(Box::new(object))),
-            Key::Pool(name) => Api::<CiliumLoadBalancerIPPool>::all(client)
-                .patch_status(name, &params, &patch)
-                .await
-                .map(|object| Written::Pool(Box::new(object))),
-        }
-    };
-    match tokio::time::timeout(write::DEADLINE, answer).await {
+    match tokio::time::timeout(write::DEADLINE, answer(client, write)).await {
         Ok(answer) => answer.map_err(Fault::of),
         Err(_elapsed) => Err(Fault::Timeout),
     }
+}
+
+async fn answer(client: Client, write: &state::Write) -> Result<Written, kube::Error> {
+    let manager = Some(manager::LB_IPAM.to_owned());
+    let params = PatchParams {
+        field_manager: manager.clone(),
+        ..PatchParams::default()
+    };
+    let usages = || Api::<IPPoolUsage>::all(client.clone());
+    let patch = match &write.verb {
+        Verb::Patch(body) => Patch::Json::<()>(body.clone()),
+        Verb::MakeUsage(name) => {
+            let params = PostParams {
+                field_manager: manager,
+                ..PostParams::default()
+            };
+            let object = IPPoolUsage::new(name, IPPoolUsageSpec::default());
+            let object = usages().create(&params, &object).await?;
+            return Ok(Written::Usage(Some(Box::new(object))));
+        }
+        Verb::DropUsage(name) => {
+            usages().delete(name, &DeleteParams::default()).await?;
+            return Ok(Written::Usage(None));
+        }
+    };
+    Ok(match &write.key {
+        Key::Service(name) => {
+            let api = Api::<v1::Service>::namespaced(client, name.namespace());
+            let object = api.patch_status(name.name(), &params, &patch).await?;
+            Written::Service(Box::new(object))
+        }
+        Key::Pool(name) => {
+            let api = Api::<CiliumLoadBalancerIPPool>::all(client);
+            Written::Pool(Box::new(api.patch_status(name, &params, &patch).await?))
+        }
+        Key::Reservation(name) => {
+            let api = Api::<AddressReservation>::all(client);
+            Written::Reservation(Box::new(api.patch_status(name, &params, &patch).await?))
+        }
+        Key::Usage(name) => {
+            let object = usages().patch_status(name, &params, &patch).await?;
+            Written::Usage(Some(Box::new(object)))
+        }
+    })
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -1,15 +1,18 @@
 //! What a Service and a pool say, as the allocator reads it.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use fairlead_api::{
-    CiliumLoadBalancerIPPool, convert,
+    AddressReservation, CiliumLoadBalancerIPPool, convert,
     names::{annotation, condition},
 };
 use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::ResourceExt as _;
 
-use crate::alloc::{Family, FamilyPolicy, Namespaces, PoolInput, Seen, ServiceInput, Sharing};
+use crate::alloc::{
+    Family, FamilyPolicy, InUseKind, Namespaces, PoolInput, ReservationInput, Seen, ServiceInput,
+    Sharing,
+};
 
 /// # Errors
 /// Only for a Service without a usable name.
@@ -58,29 +61,126 @@ pub fn service(object: &v1::Service) -> Result<ServiceInput, convert::ConvertErr
             .filter(|c| c.type_ == condition::IPAM_REQUEST_SATISFIED)
             .map(self::seen)
             .next(),
-        is_settled: false,
+        pools: list(
+            object
+                .annotations()
+                .get(annotation::IP_POOL)
+                .map_or("", String::as_str),
+        ),
+        is_edited: false,
         name: read.name,
     })
 }
 
-/// A pool with its conditions.
+/// A pool with its conditions and what our annotations say about it.
 pub fn pool(object: &CiliumLoadBalancerIPPool) -> PoolInput {
     let conditions = object.status.iter().flat_map(|s| &s.conditions);
+    let mut problems = Vec::new();
+    let read = |name: &str| {
+        object
+            .annotations()
+            .get(name)
+            .map(|text| text.trim().to_owned())
+    };
+    let priority = read(annotation::POOL_PRIORITY);
+    let sticky = read(annotation::POOL_STICKY);
+    let allows = read(annotation::POOL_ALLOW_IN_USE).unwrap_or_default();
+    let mut bad = |name: &str, text: &str, wanted: &str| {
+        let field = format!("metadata.annotations[{name}]");
+        problems.push((field, format!("`{text}` is not {wanted}")));
+    };
+    let priority = priority.map_or(0, |text| {
+        text.parse().unwrap_or_else(|_| {
+            bad(annotation::POOL_PRIORITY, &text, "a whole number");
+            0
+        })
+    });
+    let sticky = sticky.and_then(|text| {
+        let time = time(&text);
+        if time.is_none() {
+            bad(
+                annotation::POOL_STICKY,
+                &text,
+                "a time such as 90s, 15m or 2h",
+            );
+        }
+        time
+    });
+    let mut kinds = Vec::new();
+    for word in list(&allows) {
+        match [InUseKind::Node, InUseKind::Gateway, InUseKind::Pod]
+            .into_iter()
+            .find(|kind| kind.word() == word)
+        {
+            Some(kind) => kinds.push(kind),
+            None => bad(
+                annotation::POOL_ALLOW_IN_USE,
+                &word,
+                "one of node, gateway and pod",
+            ),
+        }
+    }
     PoolInput {
         pool: convert::pool(object),
         generation: object.metadata.generation,
         conditions: conditions.map(|c| (c.type_.clone(), seen(c))).collect(),
+        priority,
+        sticky,
+        allows: kinds,
+        problems,
     }
 }
 
-/// Whether two readings ask for the same and may share alike: what a settled Service must not change.
+/// A reservation with its conditions.
+pub fn reservation(object: &AddressReservation) -> ReservationInput {
+    let (ranges, service, problems) = convert::reservation(object);
+    let conditions = object.status.iter().flat_map(|s| &s.conditions);
+    let created = object.creation_timestamp();
+    ReservationInput {
+        name: object.name_any(),
+        created: created.map_or(i64::MAX, |t| t.0.as_second()),
+        generation: object.metadata.generation,
+        ranges,
+        problems: problems
+            .into_iter()
+            .map(|e| (e.field, e.problem.to_string()))
+            .collect(),
+        service,
+        conditions: conditions.map(|c| (c.type_.clone(), seen(c))).collect(),
+    }
+}
+
+/// A number and `s`, `m` or `h`, above zero.
+fn time(text: &str) -> Option<Duration> {
+    let at = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(at);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    let seconds = number.parse::<u64>().ok()?.checked_mul(seconds)?;
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+/// Items of a comma list, trimmed, without empty ones.
+fn list(text: &str) -> Vec<String> {
+    let items = text.split(',').map(str::trim);
+    items
+        .filter(|item| !item.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Whether two readings ask for the same and may share alike.
 pub fn is_same_claim(a: &ServiceInput, b: &ServiceInput) -> bool {
     let claim = |s: &ServiceInput| ServiceInput {
         ingress: Vec::new(),
         has_foreign_entries: false,
         releasing: Vec::new(),
         condition: None,
-        is_settled: false,
+        is_edited: false,
         ..s.clone()
     };
     claim(a) == claim(b)
@@ -139,11 +239,11 @@ fn namespaces(object: &v1::Service) -> Namespaces {
         annotation::SHARING_CROSS_NAMESPACE_OLD,
     )
     .unwrap_or_default();
-    let items = list.split(',').map(str::trim);
-    if items.clone().any(|item| item == "*") {
+    let items = self::list(list);
+    if items.iter().any(|item| item == "*") {
         return Namespaces::All;
     }
-    Namespaces::Listed(items.filter(|i| !i.is_empty()).map(str::to_owned).collect())
+    Namespaces::Listed(items)
 }
 
 #[cfg(test)]

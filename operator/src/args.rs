@@ -35,6 +35,9 @@ pub struct Cli {
     /// Who serves Services without a class: lbipam, nodeipam or none [default: lbipam]
     #[arg(long, value_name = "WHO")]
     pub default_lb_service_ipam: Option<String>,
+    /// Give Services of class io.cilium/node the addresses of nodes [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub enable_node_ipam: Option<String>,
     /// IPv4 is in use [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub enable_ipv4: Option<String>,
@@ -77,6 +80,7 @@ pub struct Cli {
 struct Keys {
     enable_lb_ipam: bool,
     default_lb_service_ipam: String,
+    enable_node_ipam: bool,
     enable_ipv4: bool,
     enable_ipv6: bool,
     enable_l2_announcements: bool,
@@ -93,6 +97,7 @@ impl Default for Keys {
         Self {
             enable_lb_ipam: true,
             default_lb_service_ipam: "lbipam".to_owned(),
+            enable_node_ipam: false,
             enable_ipv4: true,
             enable_ipv6: true,
             enable_l2_announcements: true,
@@ -111,6 +116,8 @@ impl Default for Keys {
 pub struct Options {
     /// `None` gives out no addresses.
     pub lb_ipam: Option<Settings>,
+    /// `None` gives nobody the addresses of nodes.
+    pub node_ipam: Option<Settings>,
     /// `bpf-lb-maglev-table-size`: one length for every Service that has none yet, instead of one by its backends.
     pub table_size: Option<u32>,
     /// Leadership.
@@ -144,6 +151,11 @@ impl Cli {
             bgp: keys.enable_bgp_control_plane,
             report_without_pools: false,
         };
+        if settings.default_ipam == DefaultIpam::NodeIpam && !keys.enable_node_ipam {
+            tracing::warn!(
+                "default-lb-service-ipam is nodeipam but enable-node-ipam is false: nobody serves Services without a class"
+            );
+        }
         if !settings.ipv4 && !settings.ipv6 {
             bail!("enable-ipv4 and enable-ipv6 are both false: enable one");
         }
@@ -179,6 +191,7 @@ impl Cli {
         }
         Ok(Options {
             lb_ipam: keys.enable_lb_ipam.then_some(settings),
+            node_ipam: keys.enable_node_ipam.then_some(settings),
             table_size: table_size(keys.bpf_lb_maglev_table_size)?,
             election,
             serve: serve_addr(&keys.operator_prometheus_serve_addr)?,
@@ -189,6 +202,7 @@ impl Cli {
         let given = [
             ("enable-lb-ipam", &self.enable_lb_ipam),
             ("default-lb-service-ipam", &self.default_lb_service_ipam),
+            ("enable-node-ipam", &self.enable_node_ipam),
             ("enable-ipv4", &self.enable_ipv4),
             ("enable-ipv6", &self.enable_ipv6),
             ("enable-l2-announcements", &self.enable_l2_announcements),

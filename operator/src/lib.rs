@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! run ── Supervisor ─┬─ lb-ipam      fairlead_lb_ipam::Controller: addresses into Service statuses, conditions of pools
+//!                    ├─ node-ipam    fairlead_lb_ipam::NodeIpam: addresses of nodes, where that is switched on
 //!                    ├─ snapshots    fairlead_api::watch: Services with their backends
 //!                    └─ table-sizes  annotation `fairlead.io/maglev-table-size`, once per Service
 //! ```
@@ -18,7 +19,7 @@ pub mod table_size;
 
 use anyhow::Context as _;
 use fairlead_api::watch::SnapshotSource;
-use fairlead_lb_ipam::{Controller, Settings};
+use fairlead_lb_ipam::{Controller, NodeIpam, Settings};
 use fairlead_rt::{CancellationToken, Metrics, Supervisor};
 use kube::Client;
 
@@ -27,6 +28,8 @@ use kube::Client;
 pub struct Config {
     /// `enable-lb-ipam`: `None` gives out no addresses.
     pub lb_ipam: Option<Settings>,
+    /// `enable-node-ipam`: `None` gives nobody the addresses of nodes.
+    pub node_ipam: Option<Settings>,
     /// The length of Maglev tables that Services without one get (`bpf-lb-maglev-table-size`); `None` = by their backends.
     pub table_size: Option<u32>,
     /// Where its metrics are registered.
@@ -42,6 +45,7 @@ impl Config {
                 report_without_pools: true,
                 ..Settings::default()
             }),
+            node_ipam: None,
             table_size: None,
             metrics,
         }
@@ -61,6 +65,12 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> any
     if let Some(settings) = config.lb_ipam {
         let controller = Controller::new(client.clone(), settings, &config.metrics);
         tasks.spawn("lb-ipam", controller.run(stop.clone()));
+    }
+    if let Some(settings) = config.node_ipam {
+        tasks.spawn(
+            "node-ipam",
+            NodeIpam::new(client.clone(), settings).run(stop.clone()),
+        );
     }
     let source = SnapshotSource::new(&client);
     let table_sizes = table_size::run(source, client, config.table_size, stop.clone());

@@ -38,6 +38,7 @@ async fn operate(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let config = Config {
         lb_ipam: options.lb_ipam,
+        node_ipam: options.node_ipam,
         table_size: options.table_size,
         metrics: metrics.clone(),
     };

@@ -5,7 +5,7 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{CustomResourceExt as _, core::crd::merge_crds};
 
-use crate::{l2_announcement_policy, lb_ip_pool, schema};
+use crate::{AddressReservation, IPPoolUsage, l2_announcement_policy, lb_ip_pool, schema};
 
 /// Every CRD that Fairlead needs, in a fixed order.
 pub fn crds() -> Vec<CustomResourceDefinition> {
@@ -21,7 +21,11 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut policy = l2_announcement_policy::v2alpha1::CiliumL2AnnouncementPolicy::crd();
     // Cilium accepts a policy without a spec.
     schema::finish(&mut policy, &["metadata"]);
-    vec![pool, policy]
+    let mut reservation = AddressReservation::crd();
+    schema::finish(&mut reservation, &["metadata", "spec"]);
+    let mut usage = IPPoolUsage::crd();
+    schema::finish(&mut usage, &["metadata"]);
+    vec![pool, policy, reservation, usage]
 }
 
 /// Generated files: path below the root of the repository, and content.

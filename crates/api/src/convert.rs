@@ -13,7 +13,7 @@ use fairlead_model::{NameError, RangeError, SelectorError};
 
 pub use endpoints::{Slice, join, slice};
 pub use node::node;
-pub use policy::{l2_policy, pool};
+pub use policy::{l2_policy, pool, reservation};
 pub use selector::selector;
 pub use service::{VipError, check_vip, service};
 

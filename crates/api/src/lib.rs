@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod address_reservation;
 pub mod codegen;
 pub mod condition;
 pub mod convert;
+pub mod ip_pool_usage;
 pub mod l2_announcement_policy;
 pub mod label_selector;
 pub mod lb_ip_pool;
@@ -18,7 +20,9 @@ mod schema;
 pub mod view;
 pub mod watch;
 
+pub use address_reservation::AddressReservation;
 pub use codegen::crds;
 pub use convert::{ConvertError, Converted, Problem};
+pub use ip_pool_usage::IPPoolUsage;
 pub use l2_announcement_policy::v2alpha1::CiliumL2AnnouncementPolicy;
 pub use lb_ip_pool::v2::CiliumLoadBalancerIPPool;

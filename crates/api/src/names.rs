@@ -5,6 +5,9 @@
 /// API group of the Cilium kinds.
 pub const GROUP: &str = "cilium.io";
 
+/// API group of our own kinds.
+pub const GROUP_OURS: &str = "fairlead.io";
+
 /// `spec.loadBalancerClass` values.
 pub mod class {
     /// Announced on the LAN.
@@ -29,6 +32,18 @@ pub mod annotation {
     pub const SHARING_CROSS_NAMESPACE: &str = "lbipam.cilium.io/sharing-cross-namespace";
     /// Former name of [`SHARING_CROSS_NAMESPACE`].
     pub const SHARING_CROSS_NAMESPACE_OLD: &str = "io.cilium/lb-ipam-sharing-cross-namespace";
+    /// Ours: names of the pools that a Service takes its addresses from, a comma list.
+    pub const IP_POOL: &str = "fairlead.io/ip-pool";
+    /// Ours, on a pool: a number; pools with higher ones are searched first. Without it, 0.
+    pub const POOL_PRIORITY: &str = "fairlead.io/priority";
+    /// Ours, on a pool: how long a deleted Service's address is kept for one of the same name, such as `15m`.
+    pub const POOL_STICKY: &str = "fairlead.io/sticky";
+    /// Ours, on a pool: which addresses of the cluster's own its blocks may hold, a comma list of `node`, `gateway` and `pod`.
+    pub const POOL_ALLOW_IN_USE: &str = "fairlead.io/allow-in-use";
+    /// Ours, on a Node: the routers that its agent found, a comma list.
+    pub const NODE_GATEWAYS: &str = "fairlead.io/gateways";
+    /// Cilium's node IPAM: a label selector for the nodes whose addresses a Service gets.
+    pub const NODE_IPAM_MATCH: &str = "io.cilium.nodeipam/match-node-labels";
     /// Cilium's forwarding mode: `dsr` or `snat`.
     pub const FORWARDING_MODE_CILIUM: &str = "service.cilium.io/forwarding-mode";
     /// Ours: `auto`, `snat`, `dsr-l2` or `dsr-ipip`; wins over Cilium's.
@@ -60,6 +75,8 @@ pub mod taint {
 pub mod condition {
     /// On a Service: whether LB-IPAM gave it what it asked for.
     pub const IPAM_REQUEST_SATISFIED: &str = "cilium.io/IPAMRequestSatisfied";
+    /// On a Service, ours: whether node IPAM gave it the addresses of nodes, and why not.
+    pub const NODE_IPAM_SATISFIED: &str = "fairlead.io/NodeIPAMSatisfied";
     /// On a pool: it shares addresses with an older one and gives out nothing new.
     pub const POOL_CONFLICT: &str = "cilium.io/PoolConflict";
     /// On a pool: decimal count of addresses, in the message.
@@ -70,6 +87,10 @@ pub mod condition {
     pub const IPS_USED: &str = "cilium.io/IPsUsed";
     /// On a pool, ours: a block or the selector cannot be read; the rest of the pool is in force.
     pub const POOL_INVALID: &str = "fairlead.io/PoolInvalid";
+    /// On a pool, ours: blocks that give out nothing, because an address of a node, a gateway or a pod lies in them.
+    pub const POOL_IN_USE: &str = "fairlead.io/PoolInUse";
+    /// On a reservation, ours: whether its addresses are kept as it says.
+    pub const RESERVED: &str = "fairlead.io/Reserved";
     /// On an L2 policy: `spec.nodeSelector` cannot be read.
     pub const BAD_NODE_SELECTOR: &str = "io.cilium/bad-node-selector";
     /// On an L2 policy: `spec.serviceSelector` cannot be read.
@@ -92,6 +113,8 @@ pub mod condition {
 pub mod manager {
     /// LB-IPAM, in the operator.
     pub const LB_IPAM: &str = "cilium-operator-lb-ipam";
+    /// Node IPAM, in the operator.
+    pub const NODE_IPAM: &str = "cilium-operator-node-ipam";
     /// L2 announcements, in each agent.
     pub const L2: &str = "cilium-agent-l2-announcer";
     /// The operator's other writes: Maglev table sizes, CRDs.

@@ -45,10 +45,15 @@ impl Metrics {
     ///
     /// A part that is started again registers again: what it had registered before is shown no more.
     pub fn register(&self, area: &str, with: impl FnOnce(&mut Registry)) {
-        let mut registry = Registry::with_prefix(format!("fairlead_{area}"));
+        self.register_as(&format!("fairlead_{area}"), with);
+    }
+
+    /// As [`Self::register`], under a whole prefix: for names that tools know from elsewhere, such as Cilium's.
+    pub fn register_as(&self, prefix: &str, with: impl FnOnce(&mut Registry)) {
+        let mut registry = Registry::with_prefix(prefix);
         with(&mut registry);
         let mut areas = self.areas.write().unwrap_or_else(PoisonError::into_inner);
-        areas.insert(area.to_owned(), registry);
+        areas.insert(prefix.to_owned(), registry);
     }
 
     /// Every metric in OpenMetrics text.

@@ -1,15 +1,10 @@
-//! Who keeps what it holds, and who gets what is missing.
+//! What a Service asks for, and why it lacks it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
-use fairlead_api::convert::check_vip;
 use fairlead_model::ServiceName;
 
-use super::{
-    Family, FamilyPolicy, Inputs, ServiceInput, Settings,
-    holders::{Holders, Incompatible},
-    pools::View,
-};
+use super::{Family, FamilyPolicy, ServiceInput, Settings, sharing::Incompatible};
 
 /// Message of every Service that we serve while there is no pool at all.
 pub const NO_POOL_AT_ALL: &str = "there is no CiliumLoadBalancerIPPool";
@@ -26,6 +21,28 @@ pub enum Lack {
     /// No enabled pool holds the requested address.
     #[error("no enabled pool contains {0}")]
     NoPoolWith(IpAddr),
+    /// The Service names a pool that is not there.
+    #[error("annotation fairlead.io/ip-pool names pool {0}, which does not exist")]
+    NamedPoolMissing(String),
+    /// The only pools with the address are not those that the Service names.
+    #[error("{ip} lies in pool {pool}, which annotation fairlead.io/ip-pool does not name")]
+    NotNamed {
+        /// The address.
+        ip: IpAddr,
+        /// The oldest such pool.
+        pool: String,
+    },
+    /// The address, or every address of the family, lies in a block that is refused.
+    #[error("the blocks of pool {0} that could serve are refused: see its conditions")]
+    Refused(String),
+    /// It is kept for somebody else, or for nobody.
+    #[error("{ip} is reserved by AddressReservation {by}")]
+    KeptFor {
+        /// The address.
+        ip: IpAddr,
+        /// The reservation.
+        by: String,
+    },
     /// An address that nobody can have.
     #[error("{0} is not given out: {1}")]
     Unusable(IpAddr, fairlead_api::convert::VipError),
@@ -88,11 +105,14 @@ impl Lack {
             Self::NoPoolAtAll
             | Self::NoPoolOfFamily(_)
             | Self::NoPoolWith(_)
+            | Self::NamedPoolMissing(_)
+            | Self::Refused(_)
             | Self::Unusable(..) => "no_pool",
-            Self::SelectorMismatch { .. } => "pool_selector_mismatch",
-            Self::Taken { .. } | Self::TakenElsewhere(_) | Self::Reserved { .. } => {
-                "already_allocated"
-            }
+            Self::SelectorMismatch { .. } | Self::NotNamed { .. } => "pool_selector_mismatch",
+            Self::Taken { .. }
+            | Self::TakenElsewhere(_)
+            | Self::Reserved { .. }
+            | Self::KeptFor { .. } => "already_allocated",
             Self::MayNotShare { .. } => "already_allocated_incompatible_service",
             Self::OutOfIps { .. } => "out_of_ips",
             Self::BadRequest(_) => "invalid_request",
@@ -100,83 +120,8 @@ impl Lack {
     }
 }
 
-/// The decision for one Service that we serve.
-#[derive(Debug, Default)]
-pub(super) struct Decision {
-    /// Its addresses, kept ones first, in the order of its status.
-    pub(super) ingress: Vec<IpAddr>,
-    /// Why something is missing; of several reasons the last, as in Cilium.
-    pub(super) lack: Option<Lack>,
-    /// What is missing may come with an address that is about to be released: say nothing yet.
-    pub(super) is_waiting: bool,
-}
-
-/// All decisions.
-pub(super) struct Decided<'a> {
-    pub(super) by_service: BTreeMap<&'a ServiceName, Decision>,
-    pub(super) holders: Holders<'a>,
-}
-
-pub(super) fn decide<'a>(inputs: &'a Inputs, views: &[View<'_>]) -> Decided<'a> {
-    let is_ours = |s: &&ServiceInput| s.is_load_balancer && inputs.settings.serves(&s.class);
-    let mut ours: Vec<&ServiceInput> = inputs.services.iter().filter(is_ours).collect();
-    let mut round = Round {
-        settings: inputs.settings,
-        views,
-        holders: Holders::default(),
-        by_service: BTreeMap::new(),
-    };
-    ours.sort_by_cached_key(|s| {
-        let wants = Want::of(s, inputs.settings);
-        (
-            !s.is_settled,
-            !wants.is_covered(&s.ingress),
-            s.created,
-            s.name.clone(),
-        )
-    });
-    for service in &ours {
-        round.keep(service, |round, ip| round.is_in_pool(ip, service));
-    }
-    // Members of a group that joined by key alone stay as long as the one they joined.
-    for service in &ours {
-        round.keep(service, |round, ip| {
-            round
-                .holders
-                .under_key(&service.sharing.key)
-                .any(|held| held == ip)
-        });
-    }
-    for service in &inputs.services {
-        let is_released = is_ours(&service) || service.has_our_addresses();
-        for ip in &service.ingress {
-            if is_released {
-                round.holders.close_until_released(*ip, service);
-            } else {
-                round.holders.close(*ip);
-            }
-        }
-        for ip in &service.releasing {
-            round.holders.close_until_released(*ip, service);
-        }
-    }
-    ours.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
-    for service in &ours {
-        round.give_requested(service);
-    }
-    for service in &ours {
-        round.give_by_family(service);
-    }
-    Decided {
-        by_service: round.by_service,
-        holders: round.holders,
-    }
-}
-
-// === impl Want ===
-
 /// What a Service asks for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Want {
     /// Exactly these.
     Addresses(Vec<IpAddr>),
@@ -219,196 +164,21 @@ impl Want {
         Self::Families(families)
     }
 
-    fn allows(&self, ip: IpAddr) -> bool {
+    /// Whether holding the address is part of it.
+    pub(super) fn allows(&self, ip: IpAddr) -> bool {
         match self {
             Self::Addresses(list) => list.contains(&ip),
             Self::Families(list) => list.contains(&Family::of(ip)),
         }
     }
 
-    fn is_covered(&self, held: &[IpAddr]) -> bool {
+    /// Whether these addresses are all of it.
+    pub(super) fn is_covered(&self, held: &[IpAddr]) -> bool {
         match self {
             Self::Addresses(list) => list.iter().all(|ip| held.contains(ip)),
             Self::Families(list) => list
                 .iter()
                 .all(|f| held.iter().any(|ip| Family::of(*ip) == *f)),
-        }
-    }
-}
-
-// === impl Round ===
-
-struct Round<'a, 'v> {
-    settings: Settings,
-    views: &'v [View<'v>],
-    holders: Holders<'a>,
-    by_service: BTreeMap<&'a ServiceName, Decision>,
-}
-
-impl<'a> Round<'a, '_> {
-    /// Keeps what the Service holds, asks for and may hold, as far as `is_valid` agrees. Nobody moves who need not.
-    fn keep(&mut self, service: &'a ServiceInput, is_valid: impl Fn(&Self, IpAddr) -> bool) {
-        let want = Want::of(service, self.settings);
-        let before = self
-            .by_service
-            .remove(&service.name)
-            .unwrap_or_default()
-            .ingress;
-        let mut kept = Vec::with_capacity(service.ingress.len());
-        for ip in &service.ingress {
-            if kept.contains(ip) {
-                continue;
-            }
-            let is_kept = before.contains(ip)
-                || (want.allows(*ip)
-                    && check_vip(*ip).is_ok()
-                    && is_valid(self, *ip)
-                    && self.holders.may_hold(*ip, service).is_ok());
-            if is_kept {
-                kept.push(*ip);
-                if !before.contains(ip) {
-                    self.holders.hold(*ip, service);
-                }
-            }
-        }
-        let ingress = kept;
-        self.by_service.insert(
-            &service.name,
-            Decision {
-                ingress,
-                ..Decision::default()
-            },
-        );
-    }
-
-    /// Whether a pool that selects the Service holds the address; also a disabled or conflicting one, and one with a
-    /// block that cannot be read, which may be the block that the address came from.
-    fn is_in_pool(&self, ip: IpAddr, service: &ServiceInput) -> bool {
-        let mut views = self.views.iter();
-        views.any(|v| {
-            v.selects(&service.labels) && (v.contains(ip) || !v.pool.bad_blocks.is_empty())
-        })
-    }
-
-    fn give_requested(&mut self, service: &'a ServiceInput) {
-        let Want::Addresses(wanted) = Want::of(service, self.settings) else {
-            return;
-        };
-        let mut missing: Vec<IpAddr> = {
-            let held = &self.by_service[&service.name].ingress;
-            wanted.into_iter().filter(|ip| !held.contains(ip)).collect()
-        };
-        missing.sort_by_key(|ip| Family::of(*ip));
-        for ip in missing {
-            let answer = self.ask_for(ip, service);
-            self.note(service, answer);
-        }
-        if let Some(item) = service.bad_requests.last() {
-            self.note(service, Err((Lack::BadRequest(item.clone()), false)));
-        }
-    }
-
-    /// The requested address, or why not and whether waiting may help.
-    fn ask_for(&self, ip: IpAddr, service: &ServiceInput) -> Result<IpAddr, (Lack, bool)> {
-        if let Err(why) = check_vip(ip) {
-            return Err((Lack::Unusable(ip, why), false));
-        }
-        let mut with_ip = self
-            .views
-            .iter()
-            .filter(|v| v.is_active() && v.contains(ip));
-        let Some(oldest) = with_ip.clone().next() else {
-            return Err((Lack::NoPoolWith(ip), false));
-        };
-        if !with_ip.any(|v| v.selects(&service.labels)) {
-            let pool = oldest.pool.name.clone();
-            return Err((Lack::SelectorMismatch { ip, pool }, false));
-        }
-        if !self.holders.is_taken(ip) {
-            // Who shares a reserved address keeps it; nobody gets it anew.
-            return match self
-                .views
-                .iter()
-                .find(|v| v.contains(ip) && v.is_reserved(ip))
-            {
-                Some(v) => Err((
-                    Lack::Reserved {
-                        ip,
-                        pool: v.pool.name.clone(),
-                    },
-                    false,
-                )),
-                None => Ok(ip),
-            };
-        }
-        let Err(why) = self.holders.may_hold(ip, service) else {
-            return Ok(ip);
-        };
-        let lack = match self.holders.of(ip).next().cloned() {
-            None => Lack::TakenElsewhere(ip),
-            Some(holder) if service.sharing.key.is_empty() => Lack::Taken { ip, holder },
-            Some(holder) => Lack::MayNotShare { ip, holder, why },
-        };
-        Err((lack, self.holders.is_releasing(ip)))
-    }
-
-    fn give_by_family(&mut self, service: &'a ServiceInput) {
-        let Want::Families(families) = Want::of(service, self.settings) else {
-            return;
-        };
-        let mut missing: Vec<Family> = {
-            let held = &self.by_service[&service.name].ingress;
-            let lacks = |f: &Family| !held.iter().any(|ip| Family::of(*ip) == *f);
-            families.into_iter().filter(lacks).collect()
-        };
-        missing.sort_unstable();
-        missing.dedup();
-        for family in missing {
-            let answer = self.choose(family, service);
-            self.note(service, answer);
-        }
-    }
-
-    /// An address of the family: one shared under the Service's key, else the lowest free one of the oldest pool.
-    fn choose(&mut self, family: Family, service: &ServiceInput) -> Result<IpAddr, (Lack, bool)> {
-        let shared = self
-            .holders
-            .under_key(&service.sharing.key)
-            .filter(|ip| Family::of(*ip) == family)
-            .find(|ip| self.holders.may_hold(*ip, service).is_ok());
-        if let Some(ip) = shared {
-            return Ok(ip);
-        }
-        let is_candidate =
-            |v: &&View<'_>| v.is_active() && v.selects(&service.labels) && v.has_family(family);
-        let candidates: Vec<&View<'_>> = self.views.iter().filter(is_candidate).collect();
-        if candidates.is_empty() {
-            return Err((Lack::NoPoolOfFamily(family), false));
-        }
-        let mut search = candidates.iter();
-        if let Some(ip) = search.find_map(|v| v.lowest_free(family, &mut self.holders)) {
-            return Ok(ip);
-        }
-        let is_waiting = self
-            .holders
-            .releasing()
-            .any(|ip| Family::of(ip) == family && candidates.iter().any(|v| v.contains(ip)));
-        let n_pools = candidates.len();
-        Err((Lack::OutOfIps { family, n_pools }, is_waiting))
-    }
-
-    fn note(&mut self, service: &'a ServiceInput, answer: Result<IpAddr, (Lack, bool)>) {
-        let decision = self.by_service.entry(&service.name).or_default();
-        match answer {
-            Ok(ip) => {
-                decision.ingress.push(ip);
-                self.holders.hold(ip, service);
-            }
-            Err((_, _)) if self.views.is_empty() => decision.lack = Some(Lack::NoPoolAtAll),
-            Err((lack, is_waiting)) => {
-                decision.lack = Some(lack);
-                decision.is_waiting |= is_waiting;
-            }
         }
     }
 }

@@ -1,14 +1,17 @@
 //! Decisions against what the API says: only what differs is written.
 
+use std::{collections::BTreeMap, net::IpAddr};
+
 use fairlead_api::{
     condition::{Status, Wanted},
     names::condition as names,
 };
 
+use fairlead_model::ServiceName;
+
 use super::{
-    Inputs, Plan, PoolChange, PoolCounts, PoolInput, Seen, ServiceChange, ServiceInput,
-    decide::{Decided, Decision},
-    pools::View,
+    PoolChange, ReservationChange, ReservationInput, Seen, ServiceChange, ServiceInput, Settings,
+    decide::Lack, pools::View,
 };
 
 /// Reason of a satisfied Service.
@@ -19,78 +22,56 @@ pub const CIDR_OVERLAP: &str = "cidr_overlap";
 pub const RESOLVED: &str = "resolved";
 /// Reason of conditions that only carry a number.
 pub const NO_REASON: &str = "noreason";
-/// Reason of a pool with parts that cannot be read.
+/// Reason of a pool or a reservation with parts that cannot be read.
 pub const INVALID_SPEC: &str = "invalid_spec";
+/// Reason of a pool with blocks that hold addresses of the cluster's own.
+pub const ADDRESS_IN_USE: &str = "address_in_use";
+/// Reason of a reservation that nobody uses yet.
+pub const RESERVED: &str = "reserved";
+/// Reason of a reservation that serves its Service.
+pub const HELD: &str = "held";
+/// Reason of a reservation with addresses that somebody had before it.
+pub const HELD_BY_OTHERS: &str = "held_by_others";
 
-pub(super) fn outcome(inputs: &Inputs, views: &[View<'_>], mut decided: Decided<'_>) -> Plan {
-    let mut plan = Plan {
-        n_conflicting: views.iter().filter(|v| v.conflict.is_some()).count(),
-        ..Plan::default()
-    };
-    for service in &inputs.services {
-        let decision = decided.by_service.remove(&service.name);
-        if let Some(decision) = &decision {
-            plan.n_matching += 1;
-            plan.n_unsatisfied += usize::from(decision.lack.is_some());
-        }
-        let change = match decision {
-            Some(_) if is_left_alone(service, inputs) => None,
-            Some(decision) => served(service, decision),
-            None => unserved(service),
-        };
-        plan.services.extend(change);
-    }
-    for input in &inputs.pools {
-        let Some(view) = views.iter().find(|v| v.pool.name == input.pool.name) else {
-            continue;
-        };
-        let total = view.total();
-        // An address that two blocks of a pool share counts in both, so `used` never exceeds `total`.
-        let used = view.used(&decided.holders);
-        let available = &total - &used;
-        let counts = PoolCounts {
-            total,
-            used,
-            available,
-        };
-        plan.pools.extend(pool(input, view, &counts));
-        plan.counts.insert(input.pool.name.clone(), counts);
-    }
-    plan.services.sort_by(|a, b| a.name.cmp(&b.name));
-    plan.pools.sort_by(|a, b| a.name.cmp(&b.name));
-    plan
-}
+/// Holders that one message names.
+const MAX_NAMED: usize = 8;
 
 /// While there is no pool we are dormant: addresses that are not ours may be another controller's. What we once said must
 /// stay true all the same, and the appliance, where nobody else serves, says from the start that there is no pool.
-fn is_left_alone(service: &ServiceInput, inputs: &Inputs) -> bool {
-    let is_told = service.condition.is_some() || inputs.settings.report_without_pools;
+pub(super) fn is_left_alone(service: &ServiceInput, settings: Settings, no_pools: bool) -> bool {
+    let is_told = service.condition.is_some() || settings.report_without_pools;
     let has_foreign = !service.ingress.is_empty() && !service.has_our_addresses();
-    inputs.pools.is_empty() && (has_foreign || !is_told)
+    no_pools && (has_foreign || !is_told)
 }
 
-fn served(service: &ServiceInput, decision: Decision) -> Option<ServiceChange> {
-    let condition = match &decision.lack {
+/// What a Service that we serve is to say, if it says anything else.
+pub(super) fn served(
+    service: &ServiceInput,
+    held: &[IpAddr],
+    lack: Option<&Lack>,
+    is_waiting: bool,
+) -> Option<ServiceChange> {
+    let condition = match lack {
         None => wanted(service, Status::True, SATISFIED, String::new()),
         Some(lack) => wanted(service, Status::False, lack.reason(), lack.to_string()),
     };
-    let is_same_ingress = service.ingress == decision.ingress && !service.has_foreign_entries;
+    let is_same_ingress = service.ingress == held && !service.has_foreign_entries;
     let is_same_condition = service
         .condition
         .as_ref()
         .is_some_and(|seen| is_same(seen, &condition));
-    if is_same_ingress && (is_same_condition || decision.is_waiting) {
+    if is_same_ingress && (is_same_condition || is_waiting) {
         return None;
     }
     Some(ServiceChange {
         name: service.name.clone(),
-        ingress: decision.ingress,
+        ingress: held.to_vec(),
         condition: Some(condition),
     })
 }
 
 /// A Service that we do not serve (any more): what we wrote is taken back, what others wrote stays.
-fn unserved(service: &ServiceInput) -> Option<ServiceChange> {
+pub(super) fn unserved(service: &ServiceInput) -> Option<ServiceChange> {
     service.condition.as_ref()?;
     let ingress = if service.has_our_addresses() {
         Vec::new()
@@ -121,13 +102,28 @@ fn is_same(seen: &Seen, wanted: &Wanted) -> bool {
         && seen.observed_generation == wanted.observed_generation
 }
 
-fn pool(input: &PoolInput, view: &View<'_>, counts: &PoolCounts) -> Option<PoolChange> {
-    let make = |type_, status, reason: &str, message: String| Wanted {
+/// A condition of ours on something with a generation.
+fn make(
+    type_: &'static str,
+    status: Status,
+    reason: &str,
+    message: String,
+    observed_generation: Option<i64>,
+) -> Wanted {
+    Wanted {
         type_,
         status,
         reason: reason.to_owned(),
         message,
-        observed_generation: input.generation,
+        observed_generation,
+    }
+}
+
+/// The conditions of a pool, if it says anything else.
+pub(super) fn pool(view: &View) -> Option<PoolChange> {
+    let input = &view.input;
+    let make = |type_, status, reason: &str, message| {
+        make(type_, status, reason, message, input.generation)
     };
     let mut conflict = match &view.conflict {
         Some(c) => {
@@ -149,50 +145,109 @@ fn pool(input: &PoolInput, view: &View<'_>, counts: &PoolCounts) -> Option<PoolC
             conflict = with_seen;
         }
     }
+    let (total, used) = (view.total(), view.used());
+    // An address that two blocks of a pool share counts in both, so `used` never exceeds `total`.
+    let available = total - &used;
     let count =
         |type_, n: &num_bigint::BigUint| make(type_, Status::Unknown, NO_REASON, n.to_string());
     let mut conditions = vec![
         conflict,
-        count(names::IPS_TOTAL, &counts.total),
-        count(names::IPS_AVAILABLE, &counts.available),
-        count(names::IPS_USED, &counts.used),
+        count(names::IPS_TOTAL, total),
+        count(names::IPS_AVAILABLE, &available),
+        count(names::IPS_USED, &used),
     ];
-    let problems = problems(view);
-    if !problems.is_empty() {
-        conditions.push(make(
-            names::POOL_INVALID,
-            Status::True,
-            INVALID_SPEC,
-            problems,
-        ));
-    } else if input.conditions.contains_key(names::POOL_INVALID) {
-        conditions.push(make(
-            names::POOL_INVALID,
-            Status::False,
-            RESOLVED,
-            String::new(),
-        ));
+    let bad = view.input.pool.bad_blocks.iter().chain(&input.problems);
+    let bad = bad.map(|(field, why)| format!("{field}: {why}"));
+    let selector = view.input.pool.selector.as_ref().err().cloned();
+    let invalid: Vec<String> = bad.chain(selector).collect();
+    let in_use: Vec<String> = view
+        .refused
+        .iter()
+        .map(|refusal| {
+            let range = input.pool.blocks[refusal.idx].range;
+            let by = &refusal.by;
+            let (kind, whose) = (by.kind.word(), &by.owner);
+            format!(
+                "spec.blocks[{}]: {range} holds {}, {kind} address of node {whose}",
+                refusal.idx,
+                shown(by.range)
+            )
+        })
+        .collect();
+    for (type_, reason, problems) in [
+        (names::POOL_INVALID, INVALID_SPEC, invalid),
+        (names::POOL_IN_USE, ADDRESS_IN_USE, in_use),
+    ] {
+        if !problems.is_empty() {
+            conditions.push(make(type_, Status::True, reason, problems.join("; ")));
+        } else if input.conditions.contains_key(type_) {
+            conditions.push(make(type_, Status::False, RESOLVED, String::new()));
+        }
     }
-    let is_current = |w: &Wanted| {
-        input
-            .conditions
-            .get(w.type_)
-            .is_some_and(|seen| is_same(seen, w))
-    };
-    let is_unchanged = conditions.iter().all(is_current);
+    let is_unchanged = are_current(&conditions, &input.conditions);
     (!is_unchanged).then(|| PoolChange {
         name: input.pool.name.clone(),
         conditions,
     })
 }
 
-/// Every part of the pool that cannot be read, with its field.
-fn problems(view: &View<'_>) -> String {
-    let bad = view
-        .pool
-        .bad_blocks
+fn shown(range: fairlead_model::IpRange) -> String {
+    if range.first() == range.last() {
+        range.first().to_string()
+    } else {
+        range.to_string()
+    }
+}
+
+/// The conditions of a reservation, if it says anything else; `held` is what somebody has of it.
+pub(super) fn reservation<'a>(
+    input: &ReservationInput,
+    held: impl Iterator<Item = (IpAddr, &'a ServiceName)>,
+) -> Option<ReservationChange> {
+    let (own, others): (Vec<_>, Vec<_>) =
+        held.partition(|(_, service)| input.service.as_ref() == Some(*service));
+    let list = |held: &[(IpAddr, &ServiceName)]| {
+        let each = held
+            .iter()
+            .take(MAX_NAMED)
+            .map(|(ip, s)| format!("{ip} by {s}"));
+        let more = held.len().saturating_sub(MAX_NAMED);
+        let more = (more > 0).then(|| format!("and {more} more"));
+        each.chain(more).collect::<Vec<_>>().join(", ")
+    };
+    let problems: Vec<String> = input
+        .problems
         .iter()
-        .map(|(field, why)| format!("{field}: {why}"));
-    let selector = view.pool.selector.as_ref().err().cloned();
-    bad.chain(selector).collect::<Vec<_>>().join("; ")
+        .map(|(field, why)| format!("{field}: {why}"))
+        .collect();
+    let (status, reason, message) = if !problems.is_empty() {
+        (Status::False, INVALID_SPEC, problems.join("; "))
+    } else if !others.is_empty() {
+        (
+            Status::False,
+            HELD_BY_OTHERS,
+            format!("held: {}", list(&others)),
+        )
+    } else if !own.is_empty() {
+        (Status::True, HELD, format!("held: {}", list(&own)))
+    } else {
+        (Status::True, RESERVED, String::new())
+    };
+    let conditions = vec![make(
+        names::RESERVED,
+        status,
+        reason,
+        message,
+        input.generation,
+    )];
+    let is_unchanged = are_current(&conditions, &input.conditions);
+    (!is_unchanged).then(|| ReservationChange {
+        name: input.name.clone(),
+        conditions,
+    })
+}
+
+fn are_current(wanted: &[Wanted], seen: &BTreeMap<String, Seen>) -> bool {
+    let mut each = wanted.iter();
+    each.all(|w| seen.get(w.type_).is_some_and(|seen| is_same(seen, w)))
 }

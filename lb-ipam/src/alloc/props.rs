@@ -2,14 +2,16 @@
 
 use proptest::prelude::*;
 
-use super::{Family, FamilyPolicy, Namespaces, holders::compatible, plan, pools, world::World};
+use super::{
+    Family, FamilyPolicy, Namespaces, plan, pools::Landscape, sharing::compatible, world::World,
+};
 
 const BLOCKS: [&str; 8] = [
     "192.0.2.0/30",
     "192.0.2.2-192.0.2.5",
     "192.0.2.8/31",
     "198.51.100.0/29",
-    "2001:db8::/64",
+    "2001:db8::/125",
     "2001:db8::1-2001:db8::3",
     "0.0.0.0/30",
     "203.0.113.7-203.0.113.7",
@@ -45,6 +47,19 @@ enum Step {
         name: usize,
         ip: usize,
     },
+}
+
+/// What an operator gets to write before the next thing happens.
+#[derive(Debug, Clone, Copy)]
+enum Pace {
+    /// Everything, until nothing is left.
+    All,
+    /// The first so many of one plan.
+    Some(usize),
+}
+
+fn pace() -> impl Strategy<Value = Pace> {
+    prop_oneof![2 => Just(Pace::All), 3 => (0..4_usize).prop_map(Pace::Some)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -116,7 +131,7 @@ fn take(world: &mut World, step: &Step) {
 
 /// Checks what a plan gives anew, before it is written.
 fn check_given(world: &World) -> Result<(), TestCaseError> {
-    let views = pools::views(&world.inputs.pools);
+    let land = Landscape::new(world.inputs.pools.clone(), &[], Vec::new());
     let plan = plan(&world.inputs);
     for change in &plan.services {
         let mut each = world.inputs.services.iter();
@@ -126,12 +141,9 @@ fn check_given(world: &World) -> Result<(), TestCaseError> {
             .iter()
             .filter(|ip| !service.ingress.contains(ip))
         {
-            let from_pool = views.iter().any(|v| {
-                v.is_active()
-                    && v.selects(&service.labels)
-                    && v.contains(*ip)
-                    && !v.is_reserved(*ip)
-            });
+            let giving = land.giving(*ip).into_iter();
+            let mut giving = giving.map(|view| &land.views[view]);
+            let from_pool = giving.any(|v| v.serves(service) && !v.is_end(*ip));
             let joined = plan
                 .services
                 .iter()
@@ -156,21 +168,40 @@ fn check_given(world: &World) -> Result<(), TestCaseError> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
     #[test]
-    fn nobody_shares_without_consent_and_a_restart_is_none(steps in prop::collection::vec(step(), 1..24)) {
+    fn nobody_shares_without_consent_and_a_restart_is_none(
+        steps in prop::collection::vec((step(), pace(), any::<bool>()), 1..24)
+    ) {
         let mut world = World::default();
-        for step in &steps {
+        for (step, pace, restarts) in &steps {
             take(&mut world, step);
             check_given(&world)?;
-            // Checks each single write, and in the end that no address has two owners without consent.
-            world.settle();
-            let again = plan(&world.inputs);
-            prop_assert!(again.services.is_empty() && again.pools.is_empty());
-            let mut shuffled = world.inputs.clone();
-            shuffled.services.reverse();
-            shuffled.pools.reverse();
-            prop_assert_eq!(plan(&shuffled).services, vec![]);
+            if *restarts {
+                world.restart();
+            }
+            match pace {
+                // Checks each single write, in the end that no address has two owners without consent, and that an operator
+                // that was always there agrees with one that starts now: addresses, conditions, counts and figures.
+                Pace::All => {
+                    world.settle();
+                }
+                Pace::Some(n) => {
+                    let plan = world.plan();
+                    for change in plan.services.into_iter().take(*n) {
+                        world.assert_nothing_is_given_twice(&change);
+                        world.write(&super::Plan { services: vec![change], ..super::Plan::default() });
+                    }
+                }
+            }
         }
+        world.settle();
+        world.assert_counts_are_true();
+        let mut shuffled = world.inputs.clone();
+        shuffled.services.reverse();
+        shuffled.pools.reverse();
+        prop_assert_eq!(plan(&shuffled).services, vec![]);
     }
 
     #[test]

@@ -549,12 +549,9 @@ fn the_member_that_was_edited_leaves() {
     w.sharer("old", "k", 80);
     w.sharer("new", "k", 81);
     w.settle();
-    for service in &mut w.inputs.services {
-        service.is_settled = true;
-    }
     let old = w.edit("old");
     old.sharing.ports = vec![(Protocol::Tcp, 81)];
-    old.is_settled = false;
+    old.is_edited = true;
     w.settle();
     assert_eq!(w.shows("new"), "192.0.2.0 satisfied");
     assert_eq!(w.shows("old"), "192.0.2.1 satisfied");

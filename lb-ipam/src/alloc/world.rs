@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use fairlead_api::{condition::Wanted, convert::check_vip};
 use fairlead_model::{
     IpRange, Labels, LoadBalancerClass, Pool, PoolBlock, Protocol, Selector, TrafficPolicy,
 };
 
 use super::{
     Family, FamilyPolicy, Inputs, Namespaces, Plan, PoolInput, Seen, ServiceChange, ServiceInput,
-    Sharing, holders::compatible, plan,
+    Sharing, engine::Engine, plan, runs, sharing::compatible,
 };
 
 /// An API in memory: what a plan says is what the next one reads.
@@ -16,6 +17,8 @@ use super::{
 pub(super) struct World {
     pub(super) inputs: Inputs,
     pub(super) n_writes: usize,
+    /// Lives as long as the world, as an operator that is never restarted; its settings are those of its first plan.
+    engine: Option<Engine>,
 }
 
 pub(super) fn ip(text: &str) -> IpAddr {
@@ -33,6 +36,15 @@ pub(super) fn block(text: &str) -> PoolBlock {
             range: IpRange::from_prefix(text.parse().unwrap()),
             is_prefix: true,
         },
+    }
+}
+
+fn seen(w: &Wanted) -> Seen {
+    Seen {
+        status: w.status.as_str().to_owned(),
+        reason: w.reason.clone(),
+        message: w.message.clone(),
+        observed_generation: w.observed_generation,
     }
 }
 
@@ -55,6 +67,10 @@ impl World {
                 pool: pool.clone(),
                 generation: Some(1),
                 conditions: BTreeMap::new(),
+                priority: 0,
+                sticky: None,
+                allows: Vec::new(),
+                problems: Vec::new(),
             });
             self.inputs.pools.len() - 1
         });
@@ -92,7 +108,8 @@ impl World {
             has_foreign_entries: false,
             releasing: Vec::new(),
             condition: None,
-            is_settled: false,
+            pools: Vec::new(),
+            is_edited: false,
         });
         self.inputs.services.last_mut().unwrap()
     }
@@ -125,24 +142,20 @@ impl World {
             let service = each.find(|s| s.name == change.name).unwrap();
             service.ingress.clone_from(&change.ingress);
             service.has_foreign_entries = false;
-            service.condition = change.condition.as_ref().map(|w| Seen {
-                status: w.status.as_str().to_owned(),
-                reason: w.reason.clone(),
-                message: w.message.clone(),
-                observed_generation: w.observed_generation,
-            });
+            service.condition = change.condition.as_ref().map(seen);
+        }
+        for change in &plan.reservations {
+            let mut each = self.inputs.reservations.iter_mut();
+            let reservation = each.find(|r| r.name == change.name).unwrap();
+            for w in &change.conditions {
+                reservation.conditions.insert(w.type_.to_owned(), seen(w));
+            }
         }
         for change in &plan.pools {
             let mut each = self.inputs.pools.iter_mut();
             let pool = each.find(|p| p.pool.name == change.name).unwrap();
             for w in &change.conditions {
-                let seen = Seen {
-                    status: w.status.as_str().to_owned(),
-                    reason: w.reason.clone(),
-                    message: w.message.clone(),
-                    observed_generation: w.observed_generation,
-                };
-                pool.conditions.insert(w.type_.to_owned(), seen);
+                pool.conditions.insert(w.type_.to_owned(), seen(w));
             }
         }
     }
@@ -150,10 +163,15 @@ impl World {
     /// Plans and writes until nothing changes. No single write may give an address to a second owner without consent,
     /// and in the end nobody shares without consent, whatever the edits and the hands of users left behind.
     pub(super) fn settle(&mut self) -> &mut Self {
-        for _ in 0..8 {
-            let plan = plan(&self.inputs);
-            if plan.services.is_empty() && plan.pools.is_empty() {
+        for _ in 0..12 {
+            let plan = self.plan();
+            if plan.services.is_empty() && plan.pools.is_empty() && plan.reservations.is_empty() {
                 self.assert_no_double_owner();
+                assert_eq!(
+                    plan,
+                    super::plan(&self.inputs),
+                    "who begins now sees what the one sees who was always there"
+                );
                 return self;
             }
             // Writes land one by one, in any order; the reverse is as good as any.
@@ -171,6 +189,93 @@ impl World {
             });
         }
         panic!("the plan does not settle: {:?}", plan(&self.inputs));
+    }
+
+    /// What the long-lived engine would write now, told only what changed.
+    pub(super) fn plan(&mut self) -> Plan {
+        let mut engine = self
+            .engine
+            .take()
+            .unwrap_or_else(|| Engine::new(self.inputs.settings));
+        for name in engine.names() {
+            if !self.inputs.services.iter().any(|s| s.name == name) {
+                engine.remove_service(&name);
+            }
+        }
+        for service in &self.inputs.services {
+            engine.set_service(service.clone());
+        }
+        for name in engine.pool_names() {
+            if !self.inputs.pools.iter().any(|p| p.pool.name == name) {
+                engine.remove_pool(&name);
+            }
+        }
+        for pool in &self.inputs.pools {
+            engine.set_pool(pool.clone());
+        }
+        for name in engine.reservation_names() {
+            if !self.inputs.reservations.iter().any(|r| r.name == name) {
+                engine.remove_reservation(&name);
+            }
+        }
+        for reservation in &self.inputs.reservations {
+            engine.set_reservation(reservation.clone());
+        }
+        engine.set_in_use(self.inputs.in_use.clone());
+        engine.set_former(self.inputs.former.clone());
+        engine.run();
+        let plan = engine.plan();
+        self.engine = Some(engine);
+        plan
+    }
+
+    /// The operator forgets everything but what the API says.
+    pub(super) fn restart(&mut self) {
+        self.engine = None;
+        for service in &mut self.inputs.services {
+            service.is_edited = false;
+        }
+    }
+
+    /// Counts by walking through every address of every block: only for small pools.
+    pub(super) fn assert_counts_are_true(&self) {
+        let counts = plan(&self.inputs).counts;
+        for input in &self.inputs.pools {
+            let (mut total, mut used) = (0_u64, 0_u64);
+            for block in &input.pool.blocks {
+                let mut at = Some(block.range.first());
+                while let Some(ip) = at.filter(|ip| block.range.contains(*ip)) {
+                    let (first, last) = (block.range.first(), block.range.last());
+                    let mut third = runs::next(first).and_then(runs::next).into_iter();
+                    let is_long = third.any(|third| third <= last);
+                    let is_end = block.is_prefix && is_long && (ip == first || ip == last);
+                    let is_held = self.inputs.services.iter().any(|s| s.ingress.contains(&ip));
+                    let is_reserved = self.inputs.reservations.iter().any(|r| r.contains(ip));
+                    total += 1;
+                    used += u64::from(
+                        is_held
+                            || is_reserved
+                            || check_vip(ip).is_err()
+                            || (is_end && !input.pool.allow_first_last),
+                    );
+                    at = runs::next(ip);
+                    if total > 100_000 {
+                        break;
+                    }
+                }
+            }
+            if total <= 100_000 {
+                let found = &counts[&input.pool.name];
+                assert_eq!(found.total, total.into(), "{}", input.pool.name);
+                assert_eq!(found.used, used.into(), "{}", input.pool.name);
+                assert_eq!(
+                    found.available,
+                    (total - used).into(),
+                    "{}",
+                    input.pool.name
+                );
+            }
+        }
     }
 
     pub(super) fn assert_nothing_is_given_twice(&self, change: &ServiceChange) {

@@ -1,6 +1,6 @@
 //! What LB-IPAM says about itself in numbers.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use fairlead_rt::Metrics;
 use num_bigint::BigUint;
@@ -12,10 +12,11 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
+    registry::Registry,
 };
 
 use super::write::Fault;
-use crate::alloc::Plan;
+use crate::alloc::engine::Engine;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PoolLabel {
@@ -29,14 +30,24 @@ struct ReasonLabel {
 
 type FloatGauge = Gauge<f64, std::sync::atomic::AtomicU64>;
 
-/// Cilium's gauges under our prefix, and ours.
-#[derive(Debug, Default)]
+/// An event of a watch, in Cilium's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
+pub(super) struct EventLabel {
+    /// `upsert` or `delete`.
+    pub(super) event: &'static str,
+    /// `pool` or `service`.
+    pub(super) resource: &'static str,
+}
+
+/// Cilium's metrics under Cilium's names and under our prefix, and ours.
+#[derive(Debug)]
 pub struct IpamMetrics {
     conflicting_pools: Gauge,
     ips_available: Family<PoolLabel, FloatGauge>,
     ips_used: Family<PoolLabel, FloatGauge>,
     services_matching: Gauge,
     services_unsatisfied: Gauge,
+    event_processing: Family<EventLabel, Histogram, fn() -> Histogram>,
     failed_writes: Family<ReasonLabel, Counter>,
     plan_duration: PlanDuration,
 }
@@ -51,36 +62,31 @@ impl Default for PlanDuration {
     }
 }
 
+impl Default for IpamMetrics {
+    fn default() -> Self {
+        Self {
+            conflicting_pools: Gauge::default(),
+            ips_available: Family::default(),
+            ips_used: Family::default(),
+            services_matching: Gauge::default(),
+            services_unsatisfied: Gauge::default(),
+            // From 10 us, one event among many, to 2.6 s.
+            event_processing: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.000_01, 4.0, 10))
+            }),
+            failed_writes: Family::default(),
+            plan_duration: PlanDuration::default(),
+        }
+    }
+}
+
 impl IpamMetrics {
-    /// Registers all of them as area `lbipam`.
+    /// Registers all of them as area `lbipam`, and Cilium's also as `cilium_operator_lbipam`.
     pub fn register(metrics: &Metrics) -> Self {
         let own = Self::default();
+        metrics.register_as("cilium_operator_lbipam", |r| own.register_ciliums(r));
         metrics.register("lbipam", |r| {
-            r.register(
-                "conflicting_pools",
-                "Pools that share addresses with an older one",
-                own.conflicting_pools.clone(),
-            );
-            r.register(
-                "ips_available",
-                "Addresses of a pool that can be given out",
-                own.ips_available.clone(),
-            );
-            r.register(
-                "ips_used",
-                "Addresses of a pool that are held or reserved",
-                own.ips_used.clone(),
-            );
-            r.register(
-                "services_matching",
-                "Services that LB-IPAM serves",
-                own.services_matching.clone(),
-            );
-            r.register(
-                "services_unsatisfied",
-                "Served Services that lack an address",
-                own.services_unsatisfied.clone(),
-            );
+            own.register_ciliums(r);
             r.register(
                 "failed_writes",
                 "Refused or failed writes of a status",
@@ -95,16 +101,63 @@ impl IpamMetrics {
         own
     }
 
+    fn register_ciliums(&self, r: &mut Registry) {
+        r.register(
+            "conflicting_pools",
+            "Pools that share addresses with an older one",
+            self.conflicting_pools.clone(),
+        );
+        r.register(
+            "ips_available",
+            "Addresses of a pool that can be given out",
+            self.ips_available.clone(),
+        );
+        r.register(
+            "ips_used",
+            "Addresses of a pool that are held or reserved",
+            self.ips_used.clone(),
+        );
+        r.register(
+            "services_matching",
+            "Services that LB-IPAM serves",
+            self.services_matching.clone(),
+        );
+        r.register(
+            "services_unsatisfied",
+            "Served Services that lack an address",
+            self.services_unsatisfied.clone(),
+        );
+        r.register(
+            "event_processing_time_seconds",
+            "Time from an event of a watch to the decision about it, shared among the events of a batch",
+            self.event_processing.clone(),
+        );
+    }
+
+    /// After a batch of events was decided about.
+    pub(super) fn processed(&self, events: &BTreeMap<EventLabel, u32>, took: Duration) {
+        let n: u32 = events.values().sum();
+        let Some(each) = took.checked_div(n) else {
+            return;
+        };
+        for (label, n) in events {
+            let histogram = self.event_processing.get_or_create(label);
+            for _ in 0..*n {
+                histogram.observe(each.as_secs_f64());
+            }
+        }
+    }
+
     /// After each plan.
-    pub(super) fn planned(&self, plan: &Plan, took: Duration) {
+    pub(super) fn planned(&self, engine: &Engine, took: Duration) {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.conflicting_pools.set(count(plan.n_conflicting));
-        self.services_matching.set(count(plan.n_matching));
-        self.services_unsatisfied.set(count(plan.n_unsatisfied));
+        self.conflicting_pools.set(count(engine.n_conflicting()));
+        self.services_matching.set(count(engine.n_matching()));
+        self.services_unsatisfied.set(count(engine.n_unsatisfied()));
         self.ips_available.clear();
         self.ips_used.clear();
-        for (pool, counts) in &plan.counts {
-            let label = PoolLabel { pool: pool.clone() };
+        for (pool, counts) in engine.counts() {
+            let label = PoolLabel { pool };
             self.ips_available
                 .get_or_create(&label)
                 .set(float(&counts.available));

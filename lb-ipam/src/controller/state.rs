@@ -7,11 +7,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use fairlead_api::{
-    CiliumLoadBalancerIPPool,
+    AddressReservation, CiliumLoadBalancerIPPool, IPPoolUsage,
     convert::{self, ConvertError},
     watch::table::{Read, Table},
 };
@@ -23,18 +23,29 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt as _, api::DynamicObject, runtime::watcher::Event};
 
-use super::write::{self, Fault};
+use super::{
+    metrics::EventLabel,
+    usage::Usage,
+    write::{self, Fault},
+};
 use crate::{
-    alloc::{Inputs, Plan, PoolChange, PoolInput, Seen, ServiceChange, ServiceInput, Settings},
+    alloc::{
+        PoolChange, PoolInput, ReservationChange, Seen, ServiceChange, ServiceInput, Settings,
+        engine::{Delta, Engine},
+    },
     request,
 };
+
+mod extras;
+
+use extras::Extras;
 
 /// First pause after a failed write; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// Longest pause between tries.
 const RETRY_MAX: Duration = Duration::from_mins(5);
 
-/// An event of one of the two watches.
+/// An event of one of the watches.
 #[derive(Debug, Clone)]
 #[expect(
     clippy::large_enum_variant,
@@ -45,6 +56,40 @@ pub enum Change {
     Service(Event<v1::Service>),
     /// Of pools.
     Pool(Event<DynamicObject>),
+    /// Of reservations.
+    Reservation(Event<DynamicObject>),
+    /// Of what is remembered about pools.
+    Usage(Event<DynamicObject>),
+    /// Of Nodes.
+    Node(Event<v1::Node>),
+    /// A list cannot be had: its kind is not installed or not permitted, and counts as empty.
+    Absent(Extra),
+}
+
+impl Change {
+    /// What it counts as in the metrics, which know pools and Services.
+    pub(super) const fn label(&self) -> Option<EventLabel> {
+        let (resource, is_delete) = match self {
+            Self::Service(Event::Apply(_) | Event::InitApply(_)) => ("service", false),
+            Self::Service(Event::Delete(_)) => ("service", true),
+            Self::Pool(Event::Apply(_) | Event::InitApply(_)) => ("pool", false),
+            Self::Pool(Event::Delete(_)) => ("pool", true),
+            _ => return None,
+        };
+        let event = if is_delete { "delete" } else { "upsert" };
+        Some(EventLabel { event, resource })
+    }
+}
+
+/// Lists that LB-IPAM can do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Extra {
+    /// Of reservations.
+    Reservations,
+    /// Of what is remembered about pools.
+    Usages,
+    /// Of Nodes.
+    Nodes,
 }
 
 /// An object that is written.
@@ -54,6 +99,10 @@ pub enum Key {
     Pool(String),
     /// A Service's status.
     Service(ServiceName),
+    /// A reservation's status.
+    Reservation(String),
+    /// What is remembered about a pool.
+    Usage(String),
 }
 
 impl Key {
@@ -62,6 +111,8 @@ impl Key {
         match self {
             Self::Pool(_) => "ciliumloadbalancerippools/status",
             Self::Service(_) => "services/status",
+            Self::Reservation(_) => "addressreservations/status",
+            Self::Usage(_) => "ippoolusages (also create and delete) and ippoolusages/status",
         }
     }
 }
@@ -71,17 +122,30 @@ impl fmt::Display for Key {
         match self {
             Self::Pool(name) => write!(f, "CiliumLoadBalancerIPPool {name}"),
             Self::Service(name) => write!(f, "Service {name}"),
+            Self::Reservation(name) => write!(f, "AddressReservation {name}"),
+            Self::Usage(name) => write!(f, "IPPoolUsage {name}"),
         }
     }
 }
 
-/// A patch to send.
+/// What to do to an object.
+#[derive(Debug, Clone)]
+pub enum Verb {
+    /// Patch its status.
+    Patch(Patch),
+    /// Make the object that remembers about this pool.
+    MakeUsage(String),
+    /// Delete it.
+    DropUsage(String),
+}
+
+/// A write to send.
 #[derive(Debug, Clone)]
 pub struct Write {
     /// Whose status.
     pub key: Key,
-    /// The patch.
-    pub body: Patch,
+    /// The write.
+    pub verb: Verb,
 }
 
 /// What the API server answered to a write.
@@ -91,6 +155,10 @@ pub enum Written {
     Service(Box<v1::Service>),
     /// The pool as it is now.
     Pool(Box<CiliumLoadBalancerIPPool>),
+    /// The reservation as it is now.
+    Reservation(Box<AddressReservation>),
+    /// What is remembered about a pool now; `None` if it is deleted.
+    Usage(Option<Box<IPPoolUsage>>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -110,6 +178,9 @@ struct PoolRecord {
 enum Decided {
     Service(ServiceChange),
     Pool(PoolChange),
+    Reservation(ReservationChange),
+    /// What it says is decided when it is sent.
+    Usage,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -123,28 +194,32 @@ struct Retry {
 /// Everything between two plans.
 #[derive(Debug)]
 pub struct State {
-    settings: Settings,
+    /// Lent to whoever runs it; then nothing else happens here.
+    engine: Option<Engine>,
     services: Table<ServiceRecord>,
     pools: Table<PoolRecord>,
-    settled: BTreeSet<ServiceName>,
+    extras: Extras,
+    usage: Usage,
+    /// Services whose claim changed since they were last as they should be.
+    edited: BTreeSet<ServiceName>,
     queue: BTreeMap<Key, Decided>,
     in_flight: BTreeMap<Key, Decided>,
     retries: BTreeMap<Key, Retry>,
-    is_dirty: bool,
 }
 
 impl State {
     /// Nothing seen yet.
     pub fn new(settings: Settings) -> Self {
         Self {
-            settings,
+            engine: Some(Engine::new(settings)),
             services: Table::default(),
             pools: Table::default(),
-            settled: BTreeSet::new(),
+            extras: Extras::default(),
+            usage: Usage::default(),
+            edited: BTreeSet::new(),
             queue: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             retries: BTreeMap::new(),
-            is_dirty: true,
         }
     }
 
@@ -159,13 +234,34 @@ impl State {
             }
             Change::Pool(event) => {
                 let event = read(event, |o| self.read_pool(o));
-                for (key, before) in self.pools.apply(event) {
-                    let now = self.pools.get(&key);
-                    let is_same = before.as_ref().map(|r| &r.input) == now.map(|r| &r.input);
-                    self.is_dirty |= !is_same;
-                    self.end_conflict(&Key::Pool(key.trim_start_matches('/').to_owned()));
+                for (key, _) in self.pools.apply(event) {
+                    let name = key.trim_start_matches('/').to_owned();
+                    self.tell_pool(&name);
+                    self.end_conflict(&Key::Pool(name));
                 }
             }
+            Change::Reservation(event) => {
+                for name in self.extras.take_reservations(event) {
+                    self.tell(&Key::Reservation(name.clone()));
+                    self.end_conflict(&Key::Reservation(name));
+                }
+            }
+            Change::Usage(event) => {
+                for name in self.extras.take_usages(event) {
+                    if let Some(status) = self.extras.usage(&name).and_then(|u| u.status.as_ref()) {
+                        self.usage.recall(&name, status);
+                        let former = self.usage.former();
+                        self.engine().set_former(former);
+                    }
+                    self.end_conflict(&Key::Usage(name));
+                }
+            }
+            Change::Node(event) => {
+                if let Some(in_use) = self.extras.take_nodes(event) {
+                    self.engine().set_in_use(in_use);
+                }
+            }
+            Change::Absent(which) => self.extras.set_absent(which),
         }
     }
 
@@ -198,28 +294,21 @@ impl State {
         }
     }
 
-    /// Decides whether an event needs a plan; the echo of our own write does not.
     fn service_changed(&mut self, key: &str, before: Option<ServiceRecord>) {
         let Some(now) = self.services.get(key) else {
             if let Some(before) = before {
-                self.settled.remove(&before.input.name);
+                let name = before.input.name;
+                self.edited.remove(&name);
+                self.engine().remove_service(&name);
             }
-            self.is_dirty = true;
             return;
         };
         let name = now.input.name.clone();
-        let is_same_claim = before
-            .as_ref()
-            .is_some_and(|b| request::is_same_claim(&b.input, &now.input));
-        let is_echo = match (self.in_flight.get(&Key::Service(name.clone())), &before) {
-            (Some(Decided::Service(sent)), Some(_)) => is_done(sent, &now.input),
-            (_, Some(before)) => before.input == now.input,
-            (_, None) => false,
-        };
-        self.is_dirty |= !(is_same_claim && is_echo);
-        if !is_same_claim {
-            self.settled.remove(&name);
+        let is_edit = before.is_some_and(|b| !request::is_same_claim(&b.input, &now.input));
+        if is_edit {
+            self.edited.insert(name.clone());
         }
+        self.tell_service(&name);
         self.end_conflict(&Key::Service(name));
     }
 
@@ -229,68 +318,129 @@ impl State {
         }
     }
 
-    /// Inputs for a plan, if both lists are whole and something changed since the last one.
-    pub fn take_inputs(&mut self) -> Option<Inputs> {
-        let is_ready = self.services.is_complete() && self.pools.is_complete();
-        if !is_ready || !std::mem::take(&mut self.is_dirty) {
-            return None;
-        }
-        Some(Inputs {
-            settings: self.settings,
-            pools: self
-                .pools
-                .iter()
-                .map(|record| self.pool_input(record))
-                .collect(),
-            services: self
-                .services
-                .iter()
-                .map(|record| self.service_input(record))
-                .collect(),
-        })
+    fn engine(&mut self) -> &mut Engine {
+        let engine = self.engine.as_mut();
+        engine.expect("whoever runs the engine gives it back before anything else happens")
     }
 
-    fn pool_input(&self, record: &PoolRecord) -> PoolInput {
+    /// What the engine is to know about a Service: a write under way counts as done.
+    fn tell_service(&mut self, name: &ServiceName) {
+        let Some(record) = self.services.get(&name.to_string()) else {
+            return;
+        };
         let mut input = record.input.clone();
-        let key = Key::Pool(input.pool.name.clone());
-        if let Some(Decided::Pool(sent)) = self.in_flight.get(&key) {
-            let each = sent.conditions.iter();
-            input
-                .conditions
-                .extend(each.map(|w| (w.type_.to_owned(), seen(w))));
-        }
-        input
-    }
-
-    fn service_input(&self, record: &ServiceRecord) -> ServiceInput {
-        let mut input = record.input.clone();
-        input.is_settled = self.settled.contains(&input.name);
-        if let Some(Decided::Service(sent)) = self.in_flight.get(&Key::Service(input.name.clone()))
-        {
+        input.is_edited = self.edited.contains(name);
+        if let Some(Decided::Service(sent)) = self.in_flight.get(&Key::Service(name.clone())) {
             input.releasing = std::mem::replace(&mut input.ingress, sent.ingress.clone());
             input.releasing.retain(|ip| !sent.ingress.contains(ip));
             input.has_foreign_entries = false;
             input.condition = sent.condition.as_ref().map(seen);
         }
-        input
+        self.engine().set_service(input);
     }
 
-    /// Replaces what is to be written.
-    pub fn take_plan(&mut self, plan: Plan) {
-        let to_write: BTreeSet<&ServiceName> = plan.services.iter().map(|c| &c.name).collect();
-        let names = self.services.iter().map(|record| &record.input.name);
-        let unchanged: Vec<ServiceName> = names
-            .filter(|name| !to_write.contains(name))
-            .cloned()
-            .collect();
-        self.settled.extend(unchanged);
-        let pools = plan.pools.into_iter();
-        self.queue = pools
-            .map(|c| (Key::Pool(c.name.clone()), Decided::Pool(c)))
-            .collect();
-        let services = plan.services.into_iter();
-        self.queue
-            .extend(services.map(|c| (Key::Service(c.name.clone()), Decided::Service(c))));
+    fn tell_pool(&mut self, name: &str) {
+        let Some(record) = self.pools.get(&format!("/{name}")) else {
+            self.engine().remove_pool(name);
+            return;
+        };
+        let mut input = record.input.clone();
+        if let Some(Decided::Pool(sent)) = self.in_flight.get(&Key::Pool(name.to_owned())) {
+            let each = sent.conditions.iter();
+            input
+                .conditions
+                .extend(each.map(|w| (w.type_.to_owned(), seen(w))));
+        }
+        self.engine().set_pool(input);
+    }
+
+    fn tell_reservation(&mut self, name: &str) {
+        let Some(mut input) = self.extras.reservation(name) else {
+            self.engine().remove_reservation(name);
+            return;
+        };
+        if let Some(Decided::Reservation(sent)) =
+            self.in_flight.get(&Key::Reservation(name.to_owned()))
+        {
+            let each = sent.conditions.iter();
+            input
+                .conditions
+                .extend(each.map(|w| (w.type_.to_owned(), seen(w))));
+        }
+        self.engine().set_reservation(input);
+    }
+
+    fn is_ready(&self) -> bool {
+        self.services.is_complete() && self.pools.is_complete() && self.extras.are_complete()
+    }
+
+    /// The engine, if every list is whole and it has something to do: to be run, and given to [`Self::take_delta`].
+    pub fn take_engine(&mut self) -> Option<Engine> {
+        let is_ready = self.is_ready();
+        self.engine.take_if(|engine| is_ready && engine.is_due())
+    }
+
+    /// Takes the engine back, and what its run changed.
+    pub fn take_delta(&mut self, engine: Engine, delta: Delta, wall: SystemTime) {
+        for (name, held) in &delta.released {
+            self.usage.released(name, held, &engine, wall);
+        }
+        let is_released = !delta.released.is_empty();
+        self.engine = Some(engine);
+        if is_released {
+            let former = self.usage.former();
+            self.engine().set_former(former);
+        }
+        for (name, change) in delta.services {
+            let key = Key::Service(name.clone());
+            if let Some(change) = change {
+                self.queue.insert(key, Decided::Service(change));
+                continue;
+            }
+            self.queue.remove(&key);
+            if self.edited.remove(&name) {
+                self.tell_service(&name);
+            }
+        }
+        for (name, change) in delta.pools {
+            let key = Key::Pool(name);
+            match change {
+                Some(change) => self.queue.insert(key, Decided::Pool(change)),
+                None => self.queue.remove(&key),
+            };
+        }
+        for (name, change) in delta.reservations {
+            let key = Key::Reservation(name);
+            match change {
+                Some(change) => self.queue.insert(key, Decided::Reservation(change)),
+                None => self.queue.remove(&key),
+            };
+        }
+        self.remember(wall);
+    }
+
+    /// What time alone changes: samples that are due, and kept addresses that are kept no longer.
+    pub fn remember(&mut self, wall: SystemTime) {
+        if !self.is_ready() || self.extras.is_absent(Extra::Usages) {
+            return;
+        }
+        let Some(engine) = &self.engine else {
+            return;
+        };
+        let changed = self.usage.tick(engine, wall);
+        if changed.is_empty() {
+            return;
+        }
+        let former = self.usage.former();
+        self.engine().set_former(former);
+        for name in changed {
+            self.queue.insert(Key::Usage(name), Decided::Usage);
+        }
+    }
+
+    /// When [`Self::remember`] has something to do.
+    pub fn remember_at(&self) -> Option<SystemTime> {
+        self.usage.wake_at()
     }
 
     /// The next write that may go out now. It counts as under way from here on, until [`Self::written`].
@@ -298,22 +448,40 @@ impl State {
         let mut keys = self.queue.keys();
         let key = keys.find(|key| self.may_go(key, now))?.clone();
         let decided = self.queue.remove(&key)?;
-        let body = match &decided {
-            Decided::Service(change) => {
+        let verb = match (&key, &decided) {
+            (_, Decided::Service(change)) => {
                 let record = self.services.get(&change.name.to_string());
-                record.map(|r| write::service(&r.object, change, wall))
+                record.map(|r| Verb::Patch(write::service(&r.object, change, wall)))
             }
-            Decided::Pool(change) => {
+            (_, Decided::Pool(change)) => {
                 let record = self.pools.get(&format!("/{}", change.name));
                 let object = record.and_then(|r| r.object.as_ref());
-                object.map(|o| write::pool(o, change, wall))
+                object.map(|o| Verb::Patch(write::pool(o, change, wall)))
             }
+            (_, Decided::Reservation(change)) => {
+                let object = self.extras.reservation_object(&change.name);
+                object.map(|o| Verb::Patch(write::reservation(o, change, wall)))
+            }
+            (Key::Usage(name), Decided::Usage) => self.usage_write(name),
+            (Key::Pool(_) | Key::Service(_) | Key::Reservation(_), Decided::Usage) => None,
         };
-        let Some(body) = body else {
+        let Some(verb) = verb else {
             return self.next_write(now, wall);
         };
         self.in_flight.insert(key.clone(), decided);
-        Some(Write { key, body })
+        self.tell(&key);
+        Some(Write { key, verb })
+    }
+
+    /// What makes the object say what is remembered; `None` if it does.
+    fn usage_write(&self, name: &str) -> Option<Verb> {
+        match (self.extras.usage(name), self.usage.status(name)) {
+            (Some(_), None) => Some(Verb::DropUsage(name.to_owned())),
+            (None, None) => None,
+            (None, Some(_)) => Some(Verb::MakeUsage(name.to_owned())),
+            (Some(object), Some(status)) if object.status.as_ref() == Some(status) => None,
+            (Some(object), Some(status)) => Some(Verb::Patch(write::usage(object, status))),
+        }
     }
 
     fn may_go(&self, key: &Key, now: Instant) -> bool {
@@ -330,13 +498,22 @@ impl State {
             .min()
     }
 
+    fn tell(&mut self, key: &Key) {
+        match key {
+            Key::Service(name) => self.tell_service(name),
+            Key::Pool(name) => self.tell_pool(name),
+            Key::Reservation(name) => self.tell_reservation(name),
+            Key::Usage(_) => {}
+        }
+    }
+
     /// Takes the answer to a write.
     pub fn written(&mut self, key: &Key, answer: Result<Written, Fault>, now: Instant) {
         let sent = self.in_flight.remove(key);
         match answer {
             Ok(written) => {
                 self.retries.remove(key);
-                self.store(written, sent);
+                self.store(key, written, sent);
             }
             Err(fault) => {
                 let pause = self
@@ -354,51 +531,63 @@ impl State {
                         is_conflict,
                     },
                 );
-                self.is_dirty = true;
             }
+        }
+        // What the API says counts again, whether it took the write or not. If the engine never heard of the write, it has
+        // nothing to say about it now: its last word stands.
+        self.tell(key);
+        let last_word = match key {
+            Key::Service(name) => self.engine().change(name).cloned().map(Decided::Service),
+            Key::Pool(name) => self.engine().pool_change(name).cloned().map(Decided::Pool),
+            Key::Reservation(name) => {
+                let change = self.engine().reservation_change(name);
+                change.cloned().map(Decided::Reservation)
+            }
+            Key::Usage(name) => self.usage_write(name).map(|_| Decided::Usage),
+        };
+        if let Some(last_word) = last_word {
+            self.queue.insert(key.clone(), last_word);
         }
     }
 
-    fn store(&mut self, written: Written, sent: Option<Decided>) {
-        match (written, sent) {
-            (Written::Service(object), Some(Decided::Service(sent))) => {
+    fn store(&mut self, key: &Key, written: Written, sent: Option<Decided>) {
+        match written {
+            Written::Service(object) => {
                 let key = table_key(&*object);
                 let Some(live) = self.services.get(&key).cloned() else {
-                    self.is_dirty = true;
                     return;
                 };
-                let before = live.input.ingress.iter();
-                let is_releasing = before.clone().any(|ip| !sent.ingress.contains(ip));
                 let record = match service_record(*object) {
                     Ok(record) if !is_newer(&live.object.metadata, &record.object.metadata) => {
                         record
                     }
                     Ok(_) | Err(_) => live.clone(),
                 };
-                // What was released may be waited for; and the answer may say more than we asked.
-                let is_as_sent = is_done(&sent, &record.input);
-                let is_same_claim = request::is_same_claim(&live.input, &record.input);
-                self.is_dirty |= is_releasing || !is_as_sent || !is_same_claim;
-                if is_same_claim && is_as_sent {
-                    self.settled.insert(sent.name.clone());
-                    tracing::info!(svc = %sent.name, vip = ?sent.ingress, "addresses written");
+                let name = record.input.name.clone();
+                if !request::is_same_claim(&live.input, &record.input) {
+                    self.edited.insert(name);
+                } else if let Some(Decided::Service(sent)) = sent
+                    && is_done(&sent, &record.input)
+                {
+                    self.edited.remove(&name);
+                    tracing::info!(svc = %name, vip = ?sent.ingress, "addresses written");
                 }
                 self.services.update(&key, record);
             }
-            (Written::Pool(object), Some(Decided::Pool(_))) => {
+            Written::Pool(object) => {
                 let key = table_key(&*object);
-                let Some(live) = self.pools.get(&key) else {
-                    return;
-                };
-                let live_meta = live.object.as_ref().map(|o| &o.metadata);
-                if live_meta.is_some_and(|live| is_newer(live, &object.metadata)) {
+                let live = self.pools.get(&key).and_then(|r| r.object.as_ref());
+                if live.is_some_and(|live| is_newer(&live.metadata, &object.metadata)) {
                     return;
                 }
-                let record = pool_record(*object);
-                self.is_dirty |= record.input.pool != live.input.pool;
-                self.pools.update(&key, record);
+                self.pools.update(&key, pool_record(*object));
             }
-            (Written::Service(_) | Written::Pool(_), _) => self.is_dirty = true,
+            Written::Reservation(object) => self.extras.put_reservation(*object),
+            Written::Usage(object) => {
+                if let Key::Usage(name) = key {
+                    self.extras.put_usage(name, object.map(|o| *o));
+                }
+            }
         }
     }
 }
@@ -450,11 +639,16 @@ fn unreadable_pool(object: &DynamicObject, error: &ConvertError) -> PoolRecord {
             },
             generation: object.metadata.generation,
             conditions: BTreeMap::new(),
+            priority: 0,
+            sticky: None,
+            allows: Vec::new(),
+            problems: Vec::new(),
         },
     }
 }
 
-fn table_key<K: Resource>(object: &K) -> String {
+/// Namespace and name, as a table's key.
+pub(crate) fn table_key<K: Resource>(object: &K) -> String {
     let namespace = object.meta().namespace.as_deref().unwrap_or_default();
     format!(
         "{namespace}/{}",
@@ -466,7 +660,7 @@ fn table_key<K: Resource>(object: &K) -> String {
 ///
 /// # Source
 /// Kubernetes API concepts, resource versions: since 1.35 they may be compared as numbers; etcd's always could be.
-fn is_newer(live: &ObjectMeta, other: &ObjectMeta) -> bool {
+pub(crate) fn is_newer(live: &ObjectMeta, other: &ObjectMeta) -> bool {
     let number = |meta: &ObjectMeta| meta.resource_version.as_deref()?.parse::<u64>().ok();
     live.uid == other.uid
         && number(live)
@@ -474,7 +668,8 @@ fn is_newer(live: &ObjectMeta, other: &ObjectMeta) -> bool {
             .is_some_and(|(live, other)| live > other)
 }
 
-fn read<K: Resource, R>(
+/// An event of objects as one of their records.
+pub(crate) fn read<K: Resource, R>(
     event: Event<K>,
     convert: impl Fn(&K) -> Read<R>,
 ) -> Event<(String, Read<R>)> {

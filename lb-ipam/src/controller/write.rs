@@ -1,10 +1,13 @@
 //! Writes: one JSON patch of `/status` per object, guarded by the resourceVersion that it was decided on.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
-use fairlead_api::condition;
+use fairlead_api::condition::{self, Wanted};
 use fairlead_api::names::condition as names;
-use fairlead_api::{CiliumLoadBalancerIPPool, lb_ip_pool};
+use fairlead_api::{
+    AddressReservation, CiliumLoadBalancerIPPool, IPPoolUsage, ip_pool_usage::IPPoolUsageStatus,
+    lb_ip_pool,
+};
 use json_patch::{AddOperation, Patch, PatchOperation, TestOperation, jsonptr::PointerBuf};
 use k8s_openapi::{
     api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Service, ServiceStatus},
@@ -13,7 +16,7 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use super::state::Key;
-use crate::alloc::{PoolChange, ServiceChange};
+use crate::alloc::{PoolChange, ReservationChange, ServiceChange};
 
 /// A write that has no answer by then is given up and decided anew.
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -87,15 +90,36 @@ impl Fault {
     }
 }
 
-/// The Service's whole status: its addresses in order, entries kept as they are where the address stays (a hand-set
-/// `ipMode` survives), and its conditions.
+/// The Service's whole status as LB-IPAM wants it.
 pub fn service(object: &Service, change: &ServiceChange, now: &Time) -> Patch {
+    let remove: &[&str] = match change.condition {
+        Some(_) => &[],
+        None => &[names::IPAM_REQUEST_SATISFIED],
+    };
+    status(
+        object,
+        &change.ingress,
+        change.condition.as_ref(),
+        remove,
+        now,
+    )
+}
+
+/// A Service's whole status: its addresses in order, entries kept as they are where the address stays (a hand-set `ipMode`
+/// survives), and its conditions.
+pub fn status(
+    object: &Service,
+    ingress: &[IpAddr],
+    set: Option<&Wanted>,
+    remove: &[&str],
+    now: &Time,
+) -> Patch {
     let status = object.status.clone().unwrap_or_default();
     let old = status
         .load_balancer
         .and_then(|lb| lb.ingress)
         .unwrap_or_default();
-    let entry = |ip: &std::net::IpAddr| {
+    let entry = |ip: &IpAddr| {
         let is_same =
             |e: &&LoadBalancerIngress| e.ip.as_deref().and_then(|t| t.parse().ok()) == Some(*ip);
         let text = ip.to_string();
@@ -107,18 +131,27 @@ pub fn service(object: &Service, change: &ServiceChange, now: &Time) -> Patch {
                 ..LoadBalancerIngress::default()
             })
     };
-    let ingress: Vec<LoadBalancerIngress> = change.ingress.iter().map(entry).collect();
+    let ingress: Vec<LoadBalancerIngress> = ingress.iter().map(entry).collect();
     let mut conditions = status.conditions.unwrap_or_default();
-    match &change.condition {
-        Some(wanted) => condition::set(&mut conditions, wanted, now),
-        None => condition::remove(&mut conditions, names::IPAM_REQUEST_SATISFIED),
-    };
+    if let Some(wanted) = set {
+        condition::set(&mut conditions, wanted, now);
+    }
+    for type_ in remove {
+        condition::remove(&mut conditions, type_);
+    }
     let status = ServiceStatus {
         conditions: (!conditions.is_empty()).then_some(conditions),
         load_balancer: Some(LoadBalancerStatus {
             ingress: (!ingress.is_empty()).then_some(ingress),
         }),
     };
+    guarded(object.metadata.resource_version.as_deref(), json!(status))
+}
+
+/// One condition more; everything else as it is.
+pub fn condition_only(object: &Service, wanted: &Wanted, now: &Time) -> Patch {
+    let mut status = object.status.clone().unwrap_or_default();
+    condition::set(status.conditions.get_or_insert_default(), wanted, now);
     guarded(object.metadata.resource_version.as_deref(), json!(status))
 }
 
@@ -130,6 +163,21 @@ pub fn pool(object: &CiliumLoadBalancerIPPool, change: &PoolChange, now: &Time) 
     }
     let version = object.metadata.resource_version.as_deref();
     guarded(version, json!(lb_ip_pool::Status { conditions }))
+}
+
+/// The reservation's whole status, as a pool's.
+pub fn reservation(object: &AddressReservation, change: &ReservationChange, now: &Time) -> Patch {
+    let mut conditions = object.status.clone().unwrap_or_default().conditions;
+    for wanted in &change.conditions {
+        condition::set(&mut conditions, wanted, now);
+    }
+    let version = object.metadata.resource_version.as_deref();
+    guarded(version, json!(lb_ip_pool::Status { conditions }))
+}
+
+/// What is remembered about a pool.
+pub fn usage(object: &IPPoolUsage, status: &IPPoolUsageStatus) -> Patch {
+    guarded(object.metadata.resource_version.as_deref(), json!(status))
 }
 
 fn guarded(version: Option<&str>, status: Value) -> Patch {

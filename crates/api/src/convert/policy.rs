@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 
-use fairlead_model::{IpRange, L2Policy, Pool, PoolBlock};
+use fairlead_model::{IpRange, L2Policy, Pool, PoolBlock, ServiceName};
 use ipnet::IpNet;
 use kube::ResourceExt as _;
 
 use super::{ConvertError, Problem, selector};
-use crate::{CiliumL2AnnouncementPolicy, CiliumLoadBalancerIPPool, lb_ip_pool::Block};
+use crate::{
+    AddressReservation, CiliumL2AnnouncementPolicy, CiliumLoadBalancerIPPool, lb_ip_pool::Block,
+};
 
 /// A pool. What cannot be read is in `bad_blocks` and `selector`; the readable blocks are in force.
 pub fn pool(object: &CiliumLoadBalancerIPPool) -> Pool {
@@ -42,6 +44,26 @@ pub fn pool(object: &CiliumLoadBalancerIPPool) -> Pool {
         )
         .map_err(|e| e.to_string()),
     }
+}
+
+/// What a reservation says: its readable ranges, the Service they are for, and what is wrong with the rest. Where the Service
+/// cannot be read the addresses are kept all the same, for nobody.
+pub fn reservation(
+    object: &AddressReservation,
+) -> (Vec<IpRange>, Option<ServiceName>, Vec<ConvertError>) {
+    let (mut ranges, mut problems) = (Vec::new(), Vec::new());
+    for (idx, given) in object.spec.blocks.iter().flatten().enumerate() {
+        match block(idx, given) {
+            Ok(block) => ranges.push(block.range),
+            Err(e) => problems.push(e),
+        }
+    }
+    let service = object.spec.service.as_ref().and_then(|given| {
+        let name = ServiceName::new(&given.namespace, &given.name);
+        name.map_err(|e| problems.push(ConvertError::new("spec.service", e)))
+            .ok()
+    });
+    (ranges, service, problems)
 }
 
 fn block(idx: usize, given: &Block) -> Result<PoolBlock, ConvertError> {
