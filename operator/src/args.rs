@@ -1,12 +1,21 @@
 //! The command line of `fairlead-operator`, and Cilium's keys behind it.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
+use fairlead_api::config_keys::{self, Reader};
 use fairlead_lb_ipam::{DefaultIpam, Settings};
 use fairlead_model::service::TABLE_SIZES;
-use fairlead_rt::{logging::Format, settings::Sources};
+use fairlead_rt::{
+    logging::Format,
+    settings::{self, Sources},
+};
 use serde::Deserialize;
 
 use crate::leader::Election;
@@ -70,7 +79,7 @@ pub struct Cli {
     pub log_format: Format,
 }
 
-/// Cilium's keys, as far as they concern us; others are ignored.
+/// Cilium's keys, as far as they concern us; what becomes of the others is said by [`config_keys`].
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a switch of Cilium's"
@@ -142,6 +151,9 @@ impl Cli {
             flags: self.flags(),
             ..Sources::default()
         };
+        if let Some(dir) = &self.config_dir {
+            judge(dir)?;
+        }
         let keys: Keys = sources.load().context("read the settings")?;
         let settings = Settings {
             default_ipam: default_ipam(&keys.default_lb_service_ipam)?,
@@ -230,6 +242,15 @@ impl Cli {
             .filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));
         set.collect()
     }
+}
+
+/// No key of a ConfigMap is ignored in silence.
+fn judge(dir: &Path) -> anyhow::Result<()> {
+    let keys = settings::config_map(dir)?;
+    for (key, why) in config_keys::judge(Reader::Operator, &keys)? {
+        tracing::info!(key, why, "a setting is ignored");
+    }
+    Ok(())
 }
 
 fn default_ipam(text: &str) -> anyhow::Result<DefaultIpam> {

@@ -5,7 +5,9 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{CustomResourceExt as _, core::crd::merge_crds};
 
-use crate::{AddressReservation, IPPoolUsage, l2_announcement_policy, lb_ip_pool, schema};
+use crate::{
+    AddressReservation, IPPoolUsage, config_keys, l2_announcement_policy, lb_ip_pool, schema,
+};
 
 /// Every CRD that Fairlead needs, in a fixed order.
 pub fn crds() -> Vec<CustomResourceDefinition> {
@@ -30,18 +32,20 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
 
 /// Generated files: path below the root of the repository, and content.
 pub fn files() -> Vec<(String, String)> {
-    crds()
-        .into_iter()
-        .map(|crd| {
-            let yaml = serde_norway::to_string(&crd).expect("a CRD is plain data");
-            let yaml: String = yaml.lines().map(|line| quoted(line) + "\n").collect();
-            let path = format!("configs/crd/{}.yaml", crd.spec.names.plural);
-            (
-                path,
-                format!("# Generated from crates/api by `./x codegen`; do not edit.\n{yaml}"),
-            )
-        })
-        .collect()
+    let mut files = Vec::new();
+    for crd in crds() {
+        let yaml = serde_norway::to_string(&crd).expect("a CRD is plain data");
+        let yaml: String = yaml.lines().map(|line| quoted(line) + "\n").collect();
+        let text = format!("# Generated from crates/api by `./x codegen`; do not edit.\n{yaml}");
+        // Helm reads only what lies inside its chart.
+        for folder in ["configs/crd", "deploy/chart/crds"] {
+            let path = format!("{folder}/{}.yaml", crd.spec.names.plural);
+            files.push((path, text.clone()));
+        }
+    }
+    let page = "docs/book/src/reference/config-keys.md".to_owned();
+    files.push((page, config_keys::page()));
+    files
 }
 
 /// kubectl reads YAML 1.1, where a plain `Yes` is a boolean: such words are quoted.

@@ -10,6 +10,7 @@
 pub mod address_reservation;
 pub mod codegen;
 pub mod condition;
+pub mod config_keys;
 pub mod convert;
 pub mod ip_pool_usage;
 pub mod l2_announcement_policy;

@@ -85,6 +85,17 @@ impl Sources {
     }
 }
 
+/// The keys of a mounted ConfigMap and their texts, for who must know which keys were given at all.
+///
+/// # Errors
+/// [`SettingsError`] names the file or folder that cannot be read.
+pub fn config_map(dir: &Path) -> Result<BTreeMap<String, String>, SettingsError> {
+    let values = read_dir(dir)?.into_iter();
+    Ok(values
+        .map(|(key, value)| (key, value.into_string().unwrap_or_default()))
+        .collect())
+}
+
 /// Keys without nesting: dots in them mean nothing.
 #[derive(Debug, Clone)]
 struct Flat(Map<String, Value>);
@@ -187,6 +198,9 @@ mod tests {
             ..Sources::default()
         };
         let settings: Settings = sources.load().unwrap();
+        let keys = super::config_map(&dir).unwrap();
+        assert_eq!(keys["devices"], "eth0 eth1,eth2");
+        assert_eq!(keys.len(), 2, "kubelet's own folder is no key: {keys:?}");
         std::fs::remove_dir_all(dir).unwrap();
         assert_eq!(
             settings,

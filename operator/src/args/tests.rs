@@ -34,7 +34,7 @@ fn flags_win_over_the_environment_and_that_over_the_config_map() {
     std::fs::write(dir.path().join("default-lb-service-ipam"), "none").unwrap();
     std::fs::write(dir.path().join("enable-ipv6"), "false").unwrap();
     std::fs::write(dir.path().join("enable-bgp-control-plane"), "true").unwrap();
-    std::fs::write(dir.path().join("some-other-key-of-cilium"), "x").unwrap();
+    std::fs::write(dir.path().join("bpf-lb-mode"), "snat").unwrap();
     let path = dir.path().to_str().unwrap();
     let environment = [
         ("FAIRLEAD_ENABLE_IPV6", "true"),
@@ -55,6 +55,19 @@ fn flags_win_over_the_environment_and_that_over_the_config_map() {
     assert_eq!(
         read(&["--enable-lb-ipam=false"], &[]).unwrap().lb_ipam,
         None
+    );
+    assert_eq!(options.node_ipam, None);
+    std::fs::write(dir.path().join("enable-node-ipam"), "true").unwrap();
+    let options = read(&["--config-dir", path], &[]).unwrap();
+    assert_eq!(
+        options.node_ipam.map(|s| s.default_ipam),
+        Some(DefaultIpam::None)
+    );
+    std::fs::write(dir.path().join("enable-egress-gateway"), "true").unwrap();
+    let refused = error(&["--config-dir", path]);
+    assert!(
+        refused.starts_with("enable-egress-gateway is `true`: there is no egress"),
+        "{refused}"
     );
 }
 
