@@ -1,10 +1,18 @@
 //! The command line of `fairlead-agent`.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use fairlead_rt::{logging::Format, settings::Sources};
+use fairlead_api::config_keys::{self, Reader};
+use fairlead_rt::{
+    logging::Format,
+    settings::{self, Sources},
+};
 
 use crate::{
     config::{self, AgentConfig, AgentSettings},
@@ -14,13 +22,16 @@ use crate::{
 /// What the long help says about settings that have no flag.
 const KEYS: &str = "\
 Keys without a flag, as files in --config-dir or as FAIRLEAD_BPF_LB_MODE etc. in the environment:
-  bpf-lb-acceleration     best-effort, native or generic. `disabled` is refused: nothing works without XDP
+  bpf-lb-acceleration     best-effort, native or generic: forward in XDP. disabled (Cilium's default): announce only, kube-proxy forwards
+  enable-l2-announcements announce by CiliumL2AnnouncementPolicy [default: true]
   bpf-lb-mode             snat, or dsr: for Services that ask for no mode. hybrid is refused
   bpf-lb-dsr-dispatch     ipip, with dsr. opt (Cilium's default) and geneve are refused
   fairlead-maglev-lines   lines of 32 Maglev slots, for all Services together. Another number is a fresh set of maps
   fairlead-fold-after     how long after a change old flows keep their backend without an entry of their own, e.g. 1h
   fairlead-dad-probes     probes before an address is used
-  fairlead-dad-interval   between two of these, e.g. 100ms";
+  fairlead-dad-interval   between two of these, e.g. 100ms
+  fairlead-ignore-keys    keys of the ConfigMap that may be ignored although they are refused here
+A ConfigMap's other keys are ignored with a line in the log, or refused by name: see the book's reference of ConfigMap keys.";
 
 /// Announces VIPs on the LAN and forwards their packets in XDP, on one node.
 ///
@@ -72,7 +83,7 @@ pub struct RunArgs {
     /// A mounted ConfigMap: one file per key
     #[arg(long, value_name = "DIR")]
     pub config_dir: Option<PathBuf>,
-    /// Announce only, and leave forwarding to kube-proxy
+    /// Announce only, and leave forwarding to kube-proxy; the same as bpf-lb-acceleration = disabled
     #[arg(long)]
     pub no_forwarding: bool,
 }
@@ -146,10 +157,25 @@ impl RunArgs {
             flags,
             ..Sources::default()
         };
+        if let Some(dir) = &self.config_dir {
+            judge(dir)?;
+        }
         let settings = AgentSettings::load(&sources)?;
         let kubeconfig = settings.k8s_kubeconfig_path.clone();
         Ok((settings.into_config()?, kubeconfig))
     }
+}
+
+/// No key of a ConfigMap is ignored in silence.
+///
+/// # Errors
+/// Names every key that asks for what is not here, with a remedy.
+fn judge(dir: &Path) -> Result<()> {
+    let keys = settings::config_map(dir)?;
+    for (key, why) in config_keys::judge(Reader::Agent, &keys)? {
+        tracing::info!(key, why, "a setting is ignored");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -181,6 +207,28 @@ mod tests {
         assert_eq!(
             (config.state_dir.as_path(), kubeconfig),
             (Path::new("/srv/state"), None)
+        );
+    }
+
+    #[test]
+    fn a_config_map_with_a_key_that_is_missing_here_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("enable-l7-proxy"), "true").unwrap();
+        std::fs::write(dir.path().join("bpf-lb-acceleration"), "disabled").unwrap();
+        let path = dir.path().to_str().unwrap();
+        let line = ["fairlead-agent", "--node-name", "lb1", "--config-dir", path];
+        let (config, _) = Cli::try_parse_from(line).unwrap().run.load(vec![]).unwrap();
+        assert!(!config.is_forwarding);
+        std::fs::write(dir.path().join("enable-wireguard"), "true").unwrap();
+        let error = Cli::try_parse_from(line)
+            .unwrap()
+            .run
+            .load(vec![])
+            .unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("enable-wireguard is `true`") && text.contains("set false"),
+            "{text}"
         );
     }
 

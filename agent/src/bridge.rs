@@ -60,6 +60,16 @@ pub fn with_mode(snapshot: &Arc<Snapshot>, mode: ForwardingMode) -> Arc<Snapshot
     Arc::new(snapshot)
 }
 
+/// The snapshot without policies, by which nothing is announced (`enable-l2-announcements` = false).
+pub fn unannounced(snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+    if snapshot.l2_policies.is_empty() {
+        return snapshot;
+    }
+    let mut snapshot = Arc::unwrap_or_clone(snapshot);
+    snapshot.l2_policies.clear();
+    Arc::new(snapshot)
+}
+
 /// What the load balancer needs to know of the announcer.
 pub fn announcements(status: &Arc<L2Status>) -> Arc<Announcements> {
     let handoff = |(mac, ifindex): (_, u32)| Handoff { mac, ifindex };

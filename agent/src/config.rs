@@ -37,6 +37,8 @@ pub struct AgentConfig {
     pub acceleration: Acceleration,
     /// Forward packets in XDP. Off: announce only and leave forwarding to kube-proxy.
     pub is_forwarding: bool,
+    /// Announce what policies select. Off: nothing is announced by this node.
+    pub is_announcing: bool,
     /// Of Services that ask for no mode, or for `auto`.
     pub forwarding_mode: ForwardingMode,
     /// Lines of 32 Maglev slots, for all Services together; another number is a fresh set of maps.
@@ -65,6 +67,7 @@ impl AgentConfig {
             socket,
             acceleration: Acceleration::default(),
             is_forwarding: true,
+            is_announcing: true,
             forwarding_mode: ForwardingMode::Auto,
             maglev_lines: None,
             fold_after: None,
@@ -98,7 +101,7 @@ pub struct AgentSettings {
     pub fairlead_bpffs: Option<PathBuf>,
     /// Folder for state.
     pub state_dir: Option<PathBuf>,
-    /// `best-effort`, `native` or `generic`. Cilium's `disabled` is refused: without XDP nothing is answered or forwarded.
+    /// `best-effort`, `native` or `generic` forward in XDP; `disabled`, Cilium's default, leaves forwarding to kube-proxy.
     pub bpf_lb_acceleration: Option<String>,
     /// `snat` or `dsr`: the mode of Services that ask for none.
     pub bpf_lb_mode: Option<String>,
@@ -114,6 +117,8 @@ pub struct AgentSettings {
     pub fairlead_dad_interval: Option<String>,
     /// Forward packets; `false` beside another CNI.
     pub fairlead_forwarding: Option<bool>,
+    /// Announce by policies.
+    pub enable_l2_announcements: Option<bool>,
     /// Socket of the local API.
     pub fairlead_socket: Option<PathBuf>,
 }
@@ -151,12 +156,11 @@ impl AgentSettings {
         if let Some(socket) = self.fairlead_socket {
             config.socket = socket;
         }
-        if let Some(is_forwarding) = self.fairlead_forwarding {
-            config.is_forwarding = is_forwarding;
-        }
-        if let Some(word) = self.bpf_lb_acceleration {
-            config.acceleration = acceleration(&word)?;
-        }
+        config.is_announcing = self.enable_l2_announcements.unwrap_or(true);
+        (config.acceleration, config.is_forwarding) = forwarding(
+            self.bpf_lb_acceleration.as_deref(),
+            self.fairlead_forwarding,
+        )?;
         if let Some(word) = self.bpf_lb_mode {
             config.forwarding_mode = forwarding_mode(&word, self.bpf_lb_dsr_dispatch.as_deref())?;
         }
@@ -175,6 +179,23 @@ impl AgentSettings {
         config.fold_after = time("fairlead-fold-after", self.fairlead_fold_after)?;
         config.dad_interval = time("fairlead-dad-interval", self.fairlead_dad_interval)?;
         Ok(config)
+    }
+}
+
+/// How programs attach, and whether they forward. Cilium's `disabled`, its default, means that XDP carries no packets of Services: they are
+/// left to kube-proxy, and programs only answer for addresses (docs/adr, "announce only is acceleration disabled").
+///
+/// # Errors
+/// Names the key and the words that exist.
+fn forwarding(word: Option<&str>, forwards: Option<bool>) -> Result<(Acceleration, bool)> {
+    match (word, forwards) {
+        (Some("disabled"), Some(true)) => bail!(
+            "bpf-lb-acceleration: `disabled` leaves forwarding to kube-proxy, and fairlead-forwarding: `true` does not: \
+             set best-effort, native or generic, or remove fairlead-forwarding"
+        ),
+        (Some("disabled"), _) => Ok((Acceleration::default(), false)),
+        (Some(word), forwards) => Ok((acceleration(word)?, forwards.unwrap_or(true))),
+        (None, forwards) => Ok((Acceleration::default(), forwards.unwrap_or(true))),
     }
 }
 
@@ -218,10 +239,9 @@ pub fn acceleration(word: &str) -> Result<Acceleration> {
         "best-effort" => Acceleration::BestEffort,
         "native" => Acceleration::Native,
         "generic" | "testing-only" => Acceleration::Generic,
-        "disabled" => bail!(
-            "bpf-lb-acceleration: `disabled` rules out XDP, in which everything here is answered and forwarded: \
-             set best-effort, native or generic"
-        ),
+        "disabled" => {
+            bail!("`disabled` leaves no way to work: set best-effort, native or generic")
+        }
         other => {
             bail!("bpf-lb-acceleration: `{other}` is none of best-effort, native, generic")
         }
@@ -303,6 +323,43 @@ mod tests {
     }
 
     #[test]
+    fn cilium_s_default_acceleration_leaves_forwarding_to_kube_proxy() {
+        let config = |flags: &[(&str, &str)]| {
+            let all = [&[("node-name", "lb1")], flags].concat();
+            settings(&all).into_config()
+        };
+        let disabled = ("bpf-lb-acceleration", "disabled");
+        let announcing = config(&[disabled]).unwrap();
+        assert!(!announcing.is_forwarding && announcing.is_announcing);
+        assert!(
+            config(&[("bpf-lb-acceleration", "native")])
+                .unwrap()
+                .is_forwarding
+        );
+        let native = [
+            ("bpf-lb-acceleration", "native"),
+            ("fairlead-forwarding", "false"),
+        ];
+        let native = config(&native).unwrap();
+        assert_eq!(
+            (native.acceleration, native.is_forwarding),
+            (Acceleration::Native, false)
+        );
+        let text = config(&[disabled, ("fairlead-forwarding", "true")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("bpf-lb-acceleration") && text.contains("fairlead-forwarding"),
+            "{text}"
+        );
+        assert!(
+            !config(&[("enable-l2-announcements", "false")])
+                .unwrap()
+                .is_announcing
+        );
+    }
+
+    #[test]
     fn a_mode_without_a_way_to_dispatch_it_is_refused() {
         let dsr = settings(&[("node-name", "lb1"), ("bpf-lb-mode", "dsr")]);
         let text = dsr.into_config().unwrap_err().to_string();
@@ -317,7 +374,6 @@ mod tests {
         for (key, value) in [
             ("node-name", "no_name"),
             ("bpf-lb-acceleration", "warp"),
-            ("bpf-lb-acceleration", "disabled"),
             ("bpf-lb-mode", "hybrid"),
             ("fairlead-maglev-lines", "0"),
             ("fairlead-fold-after", "soon"),

@@ -13,6 +13,7 @@ pub mod conditions;
 pub mod config;
 pub mod connection;
 pub mod decap;
+pub mod host_arp;
 pub mod interfaces;
 pub mod key;
 pub mod metrics;

@@ -105,11 +105,13 @@ fn parts(
         error: None,
     });
     let again = Arc::new(Notify::new());
+    let (host_arp, host_arps) = watch::channel(Arc::from([]));
     let (unreadable, unreadables) = watch::channel(fairlead_api::watch::Problems::default());
     let (forwarding, programmed) = forwarding::Forwarding::new(forwarding::Inputs {
         client: client.clone(),
         interfaces: names,
         is_forwarding: config.is_forwarding,
+        is_announcing: config.is_announcing,
         mode: config.forwarding_mode,
         fold_after: config.fold_after,
         maps: lb_maps.clone(),
@@ -144,11 +146,17 @@ fn parts(
             maps: l2_maps,
             status: l2_statuses,
         },
+        host_arp: host_arps,
         config,
     };
     let views = Arc::new(views);
     metrics::register(&views);
-    let front = front::Front { views, api, again };
+    let front = front::Front {
+        views,
+        api,
+        again,
+        host_arp,
+    };
     (announcing, front, forwarding)
 }
 

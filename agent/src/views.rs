@@ -19,6 +19,7 @@ use crate::{
     api::Refusal,
     config::AgentConfig,
     connection,
+    host_arp::HostArp,
     parts::{L2Part, LbPart},
 };
 
@@ -45,6 +46,8 @@ pub struct Views {
     pub lb: LbPart,
     /// The announcer.
     pub l2: L2Part,
+    /// What this machine's kernel answers for by itself.
+    pub host_arp: watch::Receiver<Arc<[HostArp]>>,
 }
 
 impl Views {
@@ -106,6 +109,10 @@ impl Views {
                 add(subject, "LinkDown", "it has no carrier".to_owned());
             }
         }
+        for host_arp in self.host_arp.borrow().iter() {
+            let subject = format!("address {}", host_arp.vip);
+            add(subject, host_arp.reason(), host_arp.message());
+        }
         for row in rows.iter().filter(|row| row.owner.is_none()) {
             let subject = format!("service {}", row.service);
             add(subject, &row.state, format!("{}: {}", row.vip, row.why));
@@ -126,6 +133,8 @@ impl Views {
         let interfaces = self.interfaces.borrow().clone();
         let unreadable = self.lb.unreadable();
         let found = spoken::Found::new(&rows, &problems, &interfaces, &unreadable);
+        let host_arp = Arc::clone(&self.host_arp.borrow());
+        let found = found.beside(&host_arp, !self.config.is_forwarding);
         let each = snapshot.services.values().map(|service| {
             let own = found.rows(&service.name);
             let owner = own.iter().find(|row| row.owner.is_some());
@@ -160,6 +169,8 @@ impl Views {
         let interfaces = self.interfaces.borrow().clone();
         let unreadable = self.lb.unreadable();
         let found = spoken::Found::new(&rows, &problems, &interfaces, &unreadable);
+        let host_arp = Arc::clone(&self.host_arp.borrow());
+        let found = found.beside(&host_arp, !self.config.is_forwarding);
         spoken::spoken(&self.config.node, &snapshot, &found)
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Inputs {
     pub(super) client: Client,
     pub(super) interfaces: Vec<String>,
     pub(super) is_forwarding: bool,
+    /// Policies count.
+    pub(super) is_announcing: bool,
     /// Of Services that ask for none.
     pub(super) mode: ForwardingMode,
     pub(super) fold_after: Option<Duration>,
@@ -77,6 +79,7 @@ impl Forwarding {
         let Inputs {
             client,
             mode,
+            is_announcing,
             again,
             snapshot,
             unreadable,
@@ -91,7 +94,18 @@ impl Forwarding {
             "unreadable",
             bridge::pass(problems, unreadable, Arc::clone, stop.clone()),
         );
-        tasks.spawn("snapshots", follow(source, mode, snapshot, stop.clone()));
+        let seen_here = move |fresh: &Arc<Snapshot>| {
+            let snapshot = bridge::with_mode(fresh, mode);
+            if is_announcing {
+                snapshot
+            } else {
+                bridge::unannounced(snapshot)
+            }
+        };
+        tasks.spawn(
+            "snapshots",
+            follow(source, seen_here, snapshot, stop.clone()),
+        );
         tasks.spawn(
             "announcements",
             bridge::pass(l2, self.announcements, bridge::announcements, stop.clone()),
@@ -112,18 +126,17 @@ impl Forwarding {
     }
 }
 
-/// Publishes every snapshot; the last one stays while the API server is away.
+/// Publishes every snapshot as this node sees it; the last one stays while the API server is away.
 async fn follow(
     source: SnapshotSource,
-    mode: ForwardingMode,
+    seen_here: impl Fn(&Arc<Snapshot>) -> Arc<Snapshot> + Send,
     snapshot: watch::Sender<Arc<Snapshot>>,
     stop: CancellationToken,
 ) -> Result<(), BoxError> {
     let Some((snapshots, driver)) = source.ready(&stop).await else {
         return Ok(());
     };
-    let with_mode = move |fresh: &Arc<Snapshot>| bridge::with_mode(fresh, mode);
-    let passed = bridge::pass(snapshots, snapshot, with_mode, stop.clone());
+    let passed = bridge::pass(snapshots, snapshot, seen_here, stop.clone());
     let (passed, Ok(())) = tokio::join!(passed, driver.run(stop));
     passed
 }

@@ -13,6 +13,7 @@ use crate::{
     api,
     conditions::{self, Spoken},
     connection,
+    host_arp::{self, HostArp},
     views::Views,
 };
 
@@ -24,6 +25,7 @@ pub(super) struct Front {
     pub(super) views: Arc<Views>,
     pub(super) api: watch::Sender<ApiView>,
     pub(super) again: Arc<Notify>,
+    pub(super) host_arp: watch::Sender<Arc<[HostArp]>>,
 }
 
 impl Front {
@@ -48,6 +50,15 @@ impl Front {
         tasks.spawn(
             "judge",
             judge(Arc::clone(&self.views), spoken, tasks.token()),
+        );
+        tasks.spawn(
+            "host-arp",
+            host_arp::watch(
+                self.views.snapshot.clone(),
+                self.views.interfaces.clone(),
+                self.host_arp,
+                tasks.token(),
+            ),
         );
         tasks.spawn("api", api::serve(listener, self.views, tasks.token()));
         tasks.first_exit().await

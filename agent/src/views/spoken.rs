@@ -1,6 +1,6 @@
 //! What this node says on Service objects: pure, from the snapshot, the owners, and what the load balancer found.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use fairlead_api::{
     condition::{Status, Wanted},
@@ -13,6 +13,8 @@ use fairlead_observe::{ConditionView, InterfaceView, L2Row};
 use fairlead_xdp_lb::problem::{Problem, ProblemReason};
 use regex::Regex;
 
+use crate::host_arp::HostArp;
+
 /// Most findings in one message; the rest is counted.
 const N_SHOWN: usize = 3;
 
@@ -24,6 +26,10 @@ pub struct Found<'a> {
     /// Nothing is attached there, and it is known why.
     unserved: Vec<&'a InterfaceView>,
     unreadable: &'a [(ObjectRef, ConvertError)],
+    /// What this machine's kernel answers for by itself.
+    host_arp: &'a [HostArp],
+    /// kube-proxy forwards, not XDP.
+    is_left_to_kube_proxy: bool,
 }
 
 impl<'a> Found<'a> {
@@ -39,6 +45,8 @@ impl<'a> Found<'a> {
             problems: BTreeMap::new(),
             unreadable,
             unserved: interfaces.iter().filter(|i| i.problem.is_some()).collect(),
+            host_arp: &[],
+            is_left_to_kube_proxy: false,
         };
         for row in l2 {
             found
@@ -57,6 +65,21 @@ impl<'a> Found<'a> {
         found
     }
 
+    /// The same beside another CNI: what its kube-proxy does.
+    #[must_use]
+    pub const fn beside(mut self, host_arp: &'a [HostArp], is_left_to_kube_proxy: bool) -> Self {
+        self.host_arp = host_arp;
+        self.is_left_to_kube_proxy = is_left_to_kube_proxy;
+        self
+    }
+
+    /// That this machine's kernel answers for an address of the Service.
+    fn host_arp(&self, service: &Service) -> Option<&'a HostArp> {
+        let vips = service.vips();
+        let is_its = |found: &&HostArp| vips.contains(&IpAddr::V4(found.vip));
+        self.host_arp.iter().find(is_its)
+    }
+
     /// The Service's rows.
     pub fn rows(&self, name: &ServiceName) -> &[&'a L2Row] {
         self.rows
@@ -71,11 +94,12 @@ impl<'a> Found<'a> {
             .problems
             .get(&service.name)
             .map_or(&[][..], Vec::as_slice);
+        let host_arp = self.host_arp(service);
         let all = [
-            announced(snapshot, service, rows, &self.unserved),
-            conflict(rows),
+            announced(snapshot, service, rows, &self.unserved, host_arp),
+            conflict(rows, host_arp),
             forwarding(problems),
-            survival(problems),
+            survival(problems, self.is_left_to_kube_proxy && !rows.is_empty()),
             invalid(&service.name, self.unreadable),
         ];
         all.into_iter().flatten().collect()
@@ -148,6 +172,7 @@ fn announced(
     service: &Service,
     rows: &[&L2Row],
     unserved: &[&InterfaceView],
+    host_arp: Option<&HostArp>,
 ) -> Option<Wanted> {
     let no = |reason: &str, message: String| {
         Some(wanted(
@@ -181,6 +206,9 @@ fn announced(
         return no(reason, format!("not on {}: {why}", interface.name));
     }
     let silent = rows.iter().find(|row| row.owner.is_none())?;
+    if let Some(host_arp) = host_arp {
+        return no(host_arp.reason(), host_arp.message());
+    }
     let reason = match silent.state.as_str() {
         "Conflict" => "AddressConflict",
         _ => "NoOwner",
@@ -194,8 +222,16 @@ fn covers(policy: &L2Policy, interface: &str) -> bool {
     policy.interfaces.is_empty() || policy.interfaces.iter().any(matches)
 }
 
-/// `True` while a stranger uses an address, also one that this node or a peer owns.
-fn conflict(rows: &[&L2Row]) -> Option<Wanted> {
+/// `True` while a stranger uses an address, also one that this node or a peer owns; kernels that answer by themselves are strangers too.
+fn conflict(rows: &[&L2Row], host_arp: Option<&HostArp>) -> Option<Wanted> {
+    if let Some(host_arp) = host_arp.filter(|_| !rows.is_empty()) {
+        return Some(wanted(
+            names::condition::ADDRESS_CONFLICT,
+            Status::True,
+            host_arp.reason(),
+            host_arp.message(),
+        ));
+    }
     let (row, mac) = rows
         .iter()
         .find_map(|row| Some((row, row.conflict.as_deref()?)))?;
@@ -237,7 +273,15 @@ fn forwarding(problems: &[&Problem]) -> Option<Wanted> {
 }
 
 /// `False` while flows depend on which node owns the address.
-fn survival(problems: &[&Problem]) -> Option<Wanted> {
+fn survival(problems: &[&Problem], is_left_to_kube_proxy: bool) -> Option<Wanted> {
+    if is_left_to_kube_proxy {
+        return Some(wanted(
+            names::condition::FLOWS_SURVIVE,
+            Status::False,
+            "ForwardedByKubeProxy",
+            "kube-proxy forwards, and only the owner's knows its connections: they end when the address moves".to_owned(),
+        ));
+    }
     let reason = ProblemReason::BackendOffAnnouncingInterface;
     let problem = problems.iter().find(|p| p.reason == reason)?;
     Some(wanted(

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use fairlead_api::{condition::Status, convert::ConvertError, watch::ObjectRef};
+use fairlead_api::{condition::Status, convert::ConvertError, names, watch::ObjectRef};
 use fairlead_model::{
     ForwardingMode, Generation, L2Policy, Labels, LoadBalancerClass, Node, NodeName, Selector,
     Service, ServiceName, Snapshot, TrafficPolicy,
@@ -9,6 +9,7 @@ use fairlead_observe::{InterfaceView, L2Row};
 use fairlead_xdp_lb::problem::{Problem, ProblemReason};
 
 use super::{Found, Wanted, spoken};
+use crate::host_arp::HostArp;
 
 fn name() -> ServiceName {
     ServiceName::new("shop", "web").unwrap()
@@ -261,4 +262,52 @@ fn a_service_that_no_policy_selects_says_so() {
     snapshot.l2_policies.clear();
     let said = said_by("lb1", &snapshot, &[], &[]);
     assert!(said[&name()].is_empty(), "nobody asked for announcements");
+}
+
+#[test]
+fn beside_another_cni_what_its_kube_proxy_does_is_said() {
+    let snapshot = snapshot();
+    let host_arp = [HostArp {
+        vip: "192.0.2.1".parse().unwrap(),
+        holder: "kube-ipvs0".into(),
+        lan: "lan0".into(),
+    }];
+    let said = |owner: Option<&str>, host_arp: &[HostArp], is_left: bool| {
+        let rows = [row(
+            owner,
+            if owner.is_some() { "Owner" } else { "Unowned" },
+        )];
+        let found = Found::new(&rows, &[], &[], &[]).beside(host_arp, is_left);
+        let judged = found.judge(&snapshot, &snapshot.services[&name()]);
+        let said = judged.into_iter().map(|w| (w.type_, w.status, w.reason));
+        said.collect::<Vec<_>>()
+    };
+    let kube_proxy = "KubeProxyAnswersArp".to_owned();
+    assert_eq!(
+        said(None, &host_arp, false),
+        [
+            (
+                names::condition::ANNOUNCED,
+                Status::False,
+                kube_proxy.clone()
+            ),
+            (
+                names::condition::ADDRESS_CONFLICT,
+                Status::True,
+                kube_proxy.clone()
+            ),
+        ]
+    );
+    assert_eq!(
+        said(Some("lb1"), &host_arp, true),
+        [
+            (names::condition::ADDRESS_CONFLICT, Status::True, kube_proxy),
+            (
+                names::condition::FLOWS_SURVIVE,
+                Status::False,
+                "ForwardedByKubeProxy".to_owned()
+            ),
+        ]
+    );
+    assert_eq!(said(Some("lb1"), &[], false), []);
 }
