@@ -24,6 +24,7 @@ pub fn serve(name: &str, tcp_port: u16, udp_port: u16) -> io::Result<()> {
     let any = |port| SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0);
     let tcp = TcpListener::bind(any(tcp_port))?;
     let udp = UdpSocket::bind(any(udp_port))?;
+    super::deepen(&udp)?;
     thread::scope(|scope| {
         let datagrams = scope.spawn(|| answer_datagrams(&udp, name));
         let connections = scope.spawn(|| accept(&tcp, name));

@@ -105,6 +105,7 @@ fn paced(shared: &Shared, every: Duration, mut send: impl FnMut(Duration)) {
 
 fn udp(target: SocketAddr, shared: &Arc<Shared>) -> std::io::Result<Vec<Sample>> {
     let socket = UdpSocket::bind((any(target), 0))?;
+    super::deepen(&socket)?;
     let answers = socket.try_clone()?;
     answers.set_read_timeout(Some(Duration::from_millis(20)))?;
     let theirs = Arc::clone(shared);
