@@ -43,6 +43,15 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// The container image as one file, without a daemon.
+    Image {
+        /// Of the development build, which is there already, instead of a release build.
+        #[arg(long)]
+        debug: bool,
+        /// Handed on: `--out FILE`, `--name NAME`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// fmt, clippy, tidy, generated files, lab topologies.
     Lint,
     /// Layers, file sizes, vocabulary, map table (part of lint).
@@ -88,6 +97,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Run { args } => run::lab("run", &args),
         Command::Test { args } => test::test(&args),
         Command::Build { release } => run::build(release),
+        Command::Image { debug, args } => run::image(debug, &args),
         Command::Lint => lint(),
         Command::Tidy => tidy::tidy(),
         Command::Codegen { check } => codegen::codegen(check),

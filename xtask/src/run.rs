@@ -41,6 +41,35 @@ pub(crate) fn build(release: bool) -> Result<()> {
     step("building", command)
 }
 
+/// Builds the binaries and packs them. Files have the time of the latest commit, so that everybody who builds it gets the same bytes.
+pub(crate) fn image(debug: bool, args: &[String]) -> Result<()> {
+    build(!debug)?;
+    let folder = target_dir();
+    let bins = folder.join(if debug { "debug" } else { "release" });
+    let version = env!("CARGO_PKG_VERSION");
+    let out = folder.join(format!("image/fairlead-{version}.oci.tar"));
+    let mut command = cargo(&["run", "-q", "-p", "fairlead-image", "--"]);
+    command.arg("--bin-dir").arg(bins);
+    if !args.iter().any(|arg| arg.starts_with("--out")) {
+        command.arg("--out").arg(out);
+    }
+    if std::env::var_os("SOURCE_DATE_EPOCH").is_none() {
+        let log = Command::new("git")
+            .args(["log", "-1", "--format=%ct"])
+            .current_dir(root())
+            .output()
+            .context("start git")?;
+        let time = String::from_utf8_lossy(&log.stdout).trim().to_owned();
+        ensure!(
+            log.status.success(),
+            "git knows no commit here: set SOURCE_DATE_EPOCH to the time that files shall have"
+        );
+        command.env("SOURCE_DATE_EPOCH", time);
+    }
+    command.args(args);
+    step("packing the image", command)
+}
+
 /// Builds everything the lab starts, then hands over to it.
 pub(crate) fn lab(verb: &str, args: &[String]) -> Result<()> {
     if verb == "lint" {

@@ -14,6 +14,9 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     let mut tools = Command::new("sh");
     tools.arg("tests/tools/build.sh").current_dir(root());
     run::step("test tools (a Kubernetes control plane and kubectl)", tools)?;
+    let mut helm = Command::new("sh");
+    helm.arg("tests/tools/helm/build.sh").current_dir(root());
+    run::step("test tools (Helm)", helm)?;
     run::build(false)?;
     let mut command = run::cargo(&["test", "--workspace", "--no-fail-fast"]);
     command.args(args).stdout(Stdio::piped());
