@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures::stream;
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Body as _, Frame, Incoming};
-use hyper::{Method, Request, Response, StatusCode, header, service::service_fn};
+use hyper::{Method, Request, Response, StatusCode, Uri, header, service::service_fn};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use socket2::SockRef;
@@ -41,6 +41,8 @@ pub enum Action {
     Close,
     /// It is passed on, and the connection is closed after this many bytes of the answer's body.
     CutAfter(usize),
+    /// It is passed on, a list in pages of this many objects.
+    Pages(u32),
 }
 
 /// An answer of the proxy's own.
@@ -303,7 +305,7 @@ async fn serve(
 
 /// An error closes the connection.
 async fn answer(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     behind: kube::Client,
     shared: Arc<Shared>,
 ) -> anyhow::Result<Response<Body>> {
@@ -319,6 +321,10 @@ async fn answer(
         Action::Pass => (Duration::ZERO, usize::MAX),
         Action::Slow(delay) => (delay, usize::MAX),
         Action::CutAfter(bytes) => (Duration::ZERO, bytes),
+        Action::Pages(objects) => {
+            *request.uri_mut() = in_pages(request.uri(), objects)?;
+            (Duration::ZERO, usize::MAX)
+        }
         Action::Close => anyhow::bail!("closed"),
         Action::Answer(answer) => {
             let mut response = Response::builder()
@@ -370,4 +376,15 @@ async fn answer(
         StreamBody::new(pieces).boxed_unsync()
     };
     Ok(Response::from_parts(head, body))
+}
+
+/// The same list with another `limit`.
+fn in_pages(uri: &Uri, objects: u32) -> anyhow::Result<Uri> {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    let pairs = pairs.map(|pair| match pair.split_once('=') {
+        Some(("limit", _)) => format!("limit={objects}"),
+        _ => pair.to_owned(),
+    });
+    let query: Vec<String> = pairs.collect();
+    Ok(format!("{}?{}", uri.path(), query.join("&")).parse()?)
 }

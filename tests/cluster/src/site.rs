@@ -158,6 +158,10 @@ impl Site {
             "sh",
         ];
         let mut argv: Vec<String> = pod.map(str::to_owned).into();
+        if program == Program::Agent {
+            argv.extend(["setpriv".to_owned(), "--inh-caps=-all".to_owned()]);
+            argv.push(format!("--bounding-set=-all{}", capabilities()?));
+        }
         argv.push(name.to_owned());
         if program == Program::Agent {
             argv.extend(
@@ -185,6 +189,25 @@ impl Site {
         Ok(())
     }
 
+    /// Starts again what ended by itself, as a kubelet does; how many there were.
+    pub fn restart_ended(&mut self, flags: &[&str]) -> anyhow::Result<usize> {
+        let mut ended = Vec::new();
+        for (key, child) in &mut self.pods {
+            if child.try_wait()?.is_some() {
+                ended.push(*key);
+            }
+        }
+        for (node, program) in &ended {
+            let flags = if *program == Program::Operator {
+                flags
+            } else {
+                &[]
+            };
+            self.start(node, *program, flags)?;
+        }
+        Ok(ended.len())
+    }
+
     /// Kills a program with SIGKILL.
     pub fn kill(&mut self, node: &'static str, program: Program) -> anyhow::Result<()> {
         if let Some(mut child) = self.pods.remove(&(node, program)) {
@@ -203,29 +226,49 @@ impl Site {
         fs::read_to_string(&path).with_context(|| path.display().to_string())
     }
 
-    /// Looks until `look` finds something; otherwise fails with what it said last.
+    /// Looks until `look` finds something; otherwise, or when a program has ended, fails with what it said last.
     pub fn wait<T>(
         &mut self,
         what: &str,
         mut look: impl FnMut(&Self) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let mut missing = None;
-        let found = clock::poll(PATIENCE, || {
-            for ((node, program), child) in &mut self.pods {
+        self.poll(what, |site| {
+            for ((node, program), child) in &mut site.pods {
                 if let Ok(Some(status)) = child.try_wait() {
-                    missing = Some(anyhow::anyhow!(
-                        "{} on {node} ended: {status}",
-                        program.name()
-                    ));
-                    return Some(None);
+                    let name = program.name();
+                    return Look::Never(anyhow::anyhow!("{name} on {node} ended: {status}"));
                 }
             }
-            match look(self) {
-                Ok(found) => Some(Some(found)),
-                Err(error) => {
-                    missing = Some(error);
-                    None
-                }
+            look(site).map_or_else(Look::NotYet, Look::Found)
+        })
+    }
+
+    /// As [`Self::wait`], whatever ends.
+    pub fn wait_anyway<T>(
+        &mut self,
+        what: &str,
+        mut look: impl FnMut(&Self) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        self.poll(what, |site| {
+            look(site).map_or_else(Look::NotYet, Look::Found)
+        })
+    }
+
+    fn poll<T>(
+        &mut self,
+        what: &str,
+        mut look: impl FnMut(&mut Self) -> Look<T>,
+    ) -> anyhow::Result<T> {
+        let mut missing = None;
+        let found = clock::poll(PATIENCE, || match look(self) {
+            Look::Found(found) => Some(Some(found)),
+            Look::Never(error) => {
+                missing = Some(error);
+                Some(None)
+            }
+            Look::NotYet(error) => {
+                missing = Some(error);
+                None
             }
         });
         match (found.flatten(), missing) {
@@ -296,6 +339,27 @@ impl Drop for Site {
             drop(fs::remove_dir(path));
         }
     }
+}
+
+/// What a look brought.
+enum Look<T> {
+    Found(T),
+    NotYet(anyhow::Error),
+    Never(anyhow::Error),
+}
+
+/// What the container of the agent may do, as setpriv takes it: `,+bpf,+net_admin`.
+fn capabilities() -> anyhow::Result<String> {
+    let file = repository().join("deploy/plain/agent.yaml");
+    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let list = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("add: ["));
+    let list = list.context("the agent's container adds capabilities")?;
+    let names = list.trim_end_matches(']').split(", ");
+    Ok(names
+        .map(|name| format!(",+{}", name.to_lowercase()))
+        .collect())
 }
 
 /// As a kubelet would register it.
