@@ -9,9 +9,13 @@ use proptest::prelude::*;
 
 /// Hardware address of the interface under test.
 pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The node's own addresses.
+pub const NODE4: [u8; 4] = [192, 0, 2, 1];
+pub const NODE6: [u8; 16] = [0xfd; 16];
 /// Ports of the frontends (`twin`), those that keep state more often, and some without one.
-pub const PORTS: [u16; 20] = [
-    80, 80, 443, 443, 2000, 81, 82, 83, 83, 83, 84, 84, 84, 85, 86, 87, 88, 89, 22, 30_000,
+pub const PORTS: [u16; 23] = [
+    80, 80, 443, 443, 2000, 81, 82, 83, 83, 83, 84, 84, 84, 85, 85, 86, 86, 87, 88, 89, 22, 30_000,
+    61_000,
 ];
 /// Clients; few, so that flows repeat and collide.
 const CLIENTS: u8 = 4;
@@ -67,7 +71,7 @@ pub enum Sketch {
         tags: u8,
         v6: bool,
         client: u8,
-        /// 0..3 are the VIPs of `twin`, anything else is nobody's.
+        /// 0..3 are the VIPs of `twin`, [`NODE`] is the node itself, anything else is nobody's.
         vip: u8,
         sport: u16,
         dport: u16,
@@ -90,6 +94,19 @@ pub enum Sketch {
         nth: u8,
         flags: u8,
         hops: u8,
+        damage: Damage,
+    },
+    /// An error about a packet that was wrapped for a backend of the second VIP.
+    Tunnel {
+        v6: bool,
+        client: u8,
+        sport: u16,
+        dport: u16,
+        backend: u8,
+        kind: u8,
+        mtu: u16,
+        /// Bytes quoted.
+        quote: u16,
         damage: Damage,
     },
     /// An ARP request or a neighbour solicitation for a VIP.
@@ -128,6 +145,7 @@ pub fn sketch() -> impl Strategy<Value = Sketch> {
             .prop_map(|(nth, flags, icmp, hops, damage)| Sketch::Reply { nth, flags, icmp, hops, damage }),
         8 => (any::<u8>(), tcp_flags(), hops(), damage())
             .prop_map(|(nth, flags, hops, damage)| Sketch::Again { nth, flags, hops, damage }),
+        2 => tunnel(),
         2 => (any::<bool>(), 0..4_u8, any::<bool>(), damage())
             .prop_map(|(v6, vip, broadcast, damage)| Sketch::Resolve { v6, vip, broadcast, damage }),
         1 => (any::<bool>(), 0..3_u8).prop_map(|(v6, peer)| Sketch::Heartbeat { v6, peer }),
@@ -177,9 +195,43 @@ fn packet() -> impl Strategy<Value = Sketch> {
     )
 }
 
+fn tunnel() -> impl Strategy<Value = Sketch> {
+    let flow = (
+        any::<bool>(),
+        0..CLIENTS,
+        prop::sample::select(&CLIENT_PORTS[..]),
+        prop::sample::select(&[82_u16, 82, 84, 87, 81][..]),
+    );
+    let mtu = prop_oneof![4 => 1300..1500_u16, 1 => 0..1400_u16];
+    let quote = prop_oneof![4 => 100..128_u16, 1 => 0..128_u16];
+    let error = (
+        0..3_u8,
+        prop::sample::select(&[1_u8, 1, 1, 2, 3][..]),
+        mtu,
+        quote,
+        damage(),
+    );
+    (flow, error).prop_map(
+        |((v6, client, sport, dport), (backend, kind, mtu, quote, damage))| Sketch::Tunnel {
+            v6,
+            client,
+            sport,
+            dport,
+            backend,
+            kind,
+            mtu,
+            quote,
+            damage,
+        },
+    )
+}
+
+/// In place of a VIP: the node's own address.
+pub const NODE: u8 = 4;
+
 /// Mostly the two VIPs that are forwarded.
 fn vips() -> impl Strategy<Value = u8> {
-    prop_oneof![5 => Just(0_u8), 5 => Just(1), 1 => Just(2), 1 => Just(3)]
+    prop_oneof![5 => Just(0_u8), 5 => Just(1), 1 => Just(2), 1 => Just(3), 1 => Just(NODE)]
 }
 
 fn transport() -> impl Strategy<Value = Transport> {
@@ -220,6 +272,9 @@ fn damage() -> impl Strategy<Value = Damage> {
 
 /// The VIP's address in a family.
 pub fn vip(n: u8, v6: bool) -> IpAddr {
+    if n == NODE {
+        return if v6 { NODE6.into() } else { NODE4.into() };
+    }
     if v6 {
         IpAddr::from([0xfd, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n])
     } else {
@@ -262,6 +317,7 @@ impl Sketch {
         match self {
             Self::Noise(bytes) => bytes.clone(),
             Self::Heartbeat { v6, peer } => heartbeat(*v6, *peer),
+            Self::Tunnel { damage, .. } => damage.apply(self.about_tunnel()),
             Self::Resolve {
                 v6,
                 vip: n,
@@ -312,6 +368,55 @@ impl Sketch {
                 damage.apply(frame)
             }
         }
+    }
+}
+
+impl Sketch {
+    /// The error of [`Sketch::Tunnel`].
+    fn about_tunnel(&self) -> Vec<u8> {
+        let Self::Tunnel {
+            v6,
+            client: c,
+            sport,
+            dport,
+            backend,
+            kind,
+            mtu,
+            quote,
+            ..
+        } = *self
+        else {
+            unreachable!("asked for this kind only");
+        };
+        let (src, dst) = (client(c, v6), vip(1, v6));
+        // As in `twin`: the backends of this port's group.
+        let last = backend + if dport == 87 { 64 } else { 0 };
+        let backend = if v6 {
+            IpAddr::from([0xfd, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last])
+        } else {
+            IpAddr::from([192, 0, 2, 100 + last])
+        };
+        let (proto, inner) = segment(src, dst, sport, dport, Transport::Tcp { flags: 16 }, 20);
+        let inner = network(src, dst, proto, 60, Extra::None, 0, &inner);
+        let outer = if v6 { 41 } else { 4 };
+        let mut quoted = network(vip(NODE, v6), backend, outer, 60, Extra::None, 0, &inner);
+        quoted.truncate(usize::from(quote));
+        let (kind, code) = match (kind, v6) {
+            (1, false) => (3, 4),
+            (1, true) => (2, 0),
+            (2, false) => (3, 2),
+            (2, true) => (1, 0),
+            (_, _) => (11, 0),
+        };
+        let message = [&[kind, code, 0, 0, 0, 0], &mtu.to_be_bytes()[..], &quoted].concat();
+        let (from, to) = (client(9, v6), vip(NODE, v6));
+        let (proto, message) = if v6 {
+            (58, checksummed(from, to, 58, message, 2))
+        } else {
+            (1, with_checksum(message, 2, 0))
+        };
+        let packet = network(from, to, proto, 60, Extra::None, 0, &message);
+        ethernet(Station::Own, [2, 0, 0, 0, 8, 9], 0, v6, &packet)
     }
 }
 

@@ -206,9 +206,9 @@ impl Twin {
             mtu: 1500,
             mac: OWN_MAC,
             flags,
-            addr4: [192, 0, 2, 1],
+            addr4: random::NODE4,
             l2_cell: 0,
-            addr6: [0xfd; 16],
+            addr6: random::NODE6,
         };
         fill::iface(lb, &near);
         fill::iface(
@@ -294,11 +294,12 @@ impl Twin {
             let new = if new { backend_flags::ACCEPTS_NEW } else { 0 };
             alive | new
         };
-        // Three groups: reached through the same interface, without next hop, and through the other interface.
-        for (group, (mac, iface)) in [
-            ([2, 0, 0, 0, 8, 1], LO),
-            ([0; 6], LO),
-            ([2, 0, 0, 0, 8, 2], FAR),
+        // Four groups: reached through the same interface, without next hop, through the other interface, and such as see the node's address.
+        for (group, (mac, iface, kind)) in [
+            ([2, 0, 0, 0, 8, 1], LO, 0),
+            ([0; 6], LO, 0),
+            ([2, 0, 0, 0, 8, 2], FAR, 0),
+            ([2, 0, 0, 0, 8, 3], LO, backend_flags::NODE_SOURCE),
         ]
         .into_iter()
         .enumerate()
@@ -307,7 +308,7 @@ impl Twin {
                 let last = u8::try_from(group * 32 + n).expect("small");
                 let index = base + u32::try_from(group * 20 + n).expect("small");
                 let iface = u8::try_from(iface).expect("small");
-                let flags = flags(*state);
+                let flags = flags(*state) | kind;
                 if v6 {
                     let addr = [0xfd, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
                     let port = [0x1f, 0x90];
@@ -396,7 +397,7 @@ impl Twin {
         for line in 1..4 {
             world.lines.set(line, lb.maglev.read(line));
         }
-        for index in 10..160 {
+        for index in 10..180 {
             world.backends4.set(index, lb.backends4.read(index));
             world.backends6.set(index, lb.backends6.read(index));
         }
@@ -538,6 +539,8 @@ fn shapes(n: u8) -> Vec<Shape> {
             (82, mode::SNAT, 0, 0, true),
             (83, mode::SNAT, 0, 20, false),
             (84, mode::SNAT, 0, 40, false),
+            (85, mode::SNAT, 0, 60, false),
+            (86, mode::SNAT, TRANSITION, 60, false),
         ],
         1 => &[
             (81, mode::DSR_L2, 0, 0, false),

@@ -25,7 +25,7 @@ const CASES: u32 = 800;
 const PROMISED: u64 = 20_000;
 
 /// Reasons that frames alone bring about on this machine's tables.
-const REACHABLE: [&str; 19] = [
+const REACHABLE: [&str; 21] = [
     "NotOurMac",
     "Truncated",
     "UnknownPort",
@@ -45,6 +45,8 @@ const REACHABLE: [&str; 19] = [
     "IcmpForwarded",
     "VlanMismatch",
     "EchoAnswered",
+    "TunnelTooBig",
+    "TunnelError",
 ];
 
 /// Runs random cases through a twin; returns frames by verdict.

@@ -13,12 +13,13 @@ use fairlead_tests::{require_root, vm};
 /// The emulated machine boots in about 20 s where nothing else runs; verifying under emulation is slow.
 const PATIENCE: Duration = Duration::from_mins(5);
 const SMOKE: &str = env!("CARGO_BIN_EXE_kernel-smoke");
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 8] = [
     "lb_ingress",
     "lb_rare",
     "lb_snat",
     "lb_icmp",
     "lb_icmp_snat",
+    "lb_node",
     "l2_respond",
     "decap_ingress",
 ];

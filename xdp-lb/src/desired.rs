@@ -20,6 +20,7 @@ use fairlead_model::{
 
 use crate::{
     network::{Hop, HopFailure, InterfaceConfig, Network},
+    ports::NODE_RANGE,
     problem::{Problem, ProblemReason},
 };
 
@@ -80,6 +81,8 @@ pub struct DesiredHop {
     pub iface: u8,
     /// Outer source of IPIP; zero = none.
     pub source4: [u8; 4],
+    /// SNAT: the backend sees this node's address, not the VIP.
+    pub is_node_source: bool,
 }
 
 /// What one service comes to.
@@ -383,21 +386,62 @@ impl Builder<'_> {
             self.refuse(ProblemReason::NoSourceAddress, frontend, identity, message);
             return Reach::Never;
         }
-        if mode == mode::SNAT && !network.is_announcing(ifindex, self.context.interfaces) {
-            let name = interface.map_or("?", |i| i.name.as_str());
-            let message = format!(
-                "{identity} is reached by {name}, where {} is not announced: its replies arrive only if its network routes the address to a node that owns it",
-                frontend.vip
-            );
-            let reason = ProblemReason::BackendOffAnnouncingInterface;
-            self.refuse(reason, frontend, identity, message);
-        }
+        let is_elsewhere =
+            mode == mode::SNAT && !network.is_announcing(ifindex, self.context.interfaces);
+        let is_node_source =
+            is_elsewhere && self.sees_node(frontend, identity, ifindex, has_source);
         let iface = u8::try_from(iface_slot(ifindex)).expect("there are 256 slots");
         Reach::By(DesiredHop {
             mac,
             iface,
             source4,
+            is_node_source,
         })
+    }
+
+    /// Whether a backend where its VIP is not announced sees this node's address. Says what comes of it, or why not.
+    fn sees_node(
+        &mut self,
+        frontend: Frontend,
+        identity: SocketAddr,
+        ifindex: u32,
+        has_source: bool,
+    ) -> bool {
+        let Context {
+            network,
+            interfaces,
+            ..
+        } = self.context;
+        let name = network
+            .interfaces
+            .get(&ifindex)
+            .map_or("?", |i| i.name.as_str());
+        let obstacle = if !network.is_forwarding(ifindex, interfaces) {
+            Some(format!(
+                "name {name} in fairlead-backend-devices, or announce there"
+            ))
+        } else if !has_source {
+            Some(format!("give {name} an address of its family"))
+        } else if !network.has_node_ports {
+            let (low, high) = (NODE_RANGE.start(), NODE_RANGE.end());
+            Some(format!(
+                "set net.ipv4.ip_local_reserved_ports={low}-{high} or end net.ipv4.ip_local_port_range below {low}"
+            ))
+        } else {
+            None
+        };
+        let vip = frontend.vip;
+        let message = match &obstacle {
+            None => format!(
+                "{identity} is reached by {name}, where {vip} is not announced: it sees this node's address there, and its flows end when {vip} moves to another node"
+            ),
+            Some(remedy) => format!(
+                "{identity} is reached by {name}, where {vip} is not announced: its replies arrive only if its network routes the address to a node that owns it; {remedy}"
+            ),
+        };
+        let reason = ProblemReason::BackendOffAnnouncingInterface;
+        self.refuse(reason, frontend, identity, message);
+        obstacle.is_none()
     }
 
     fn refuse(

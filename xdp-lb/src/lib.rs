@@ -17,6 +17,7 @@ pub mod network;
 pub mod nexthop;
 pub mod op;
 pub mod plan;
+pub mod ports;
 pub mod problem;
 pub mod ranges;
 pub mod state;

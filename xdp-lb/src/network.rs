@@ -77,6 +77,8 @@ pub struct Network {
     pub interfaces: BTreeMap<u32, Interface>,
     /// By backend address.
     pub hops: BTreeMap<IpAddr, Hop>,
+    /// The kernel gives no socket a port of those that SNAT takes of this node's addresses.
+    pub has_node_ports: bool,
     /// VIPs that a program on this node tried to reach and nobody answered for.
     pub unanswered_vips: BTreeSet<IpAddr>,
 }
@@ -111,6 +113,15 @@ impl Network {
             configured
                 .iter()
                 .any(|c| c.announce && c.name == interface.name)
+        })
+    }
+
+    /// Whether packets that arrive on this interface are ours to look at.
+    pub fn is_forwarding(&self, ifindex: u32, configured: &[InterfaceConfig]) -> bool {
+        self.interfaces.get(&ifindex).is_some_and(|interface| {
+            configured
+                .iter()
+                .any(|c| c.forward && c.name == interface.name)
         })
     }
 }

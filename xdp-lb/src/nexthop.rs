@@ -19,7 +19,10 @@ use fairlead_rt::{CancellationToken, clock};
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, warn};
 
-use crate::network::{Hop, HopFailure, Interface, InterfaceConfig, Network};
+use crate::{
+    network::{Hop, HopFailure, Interface, InterfaceConfig, Network},
+    ports,
+};
 
 /// How long an unanswered question counts as pending; ARP answers within a millisecond on a LAN, and retries after a second.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -61,6 +64,8 @@ struct Known {
     refused: BTreeSet<(u32, IpAddr)>,
     /// Routes may have changed since they were looked up.
     dirty: bool,
+    /// See [`Network::has_node_ports`].
+    has_node_ports: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -147,6 +152,7 @@ impl Resolver {
                     if now() >= probe_at {
                         probe_at = now() + PROBE_EVERY;
                         self.probe(&known).await?;
+                        known.has_node_ports = ports::are_free();
                         known.dirty |= !known.refused.is_empty();
                     }
                 }
@@ -173,6 +179,7 @@ impl Resolver {
     async fn look_up(&mut self, known: &mut Known) -> Result<(), NetlinkError> {
         let wanted = Arc::clone(&self.wanted.borrow_and_update());
         known.dirty = false;
+        known.has_node_ports = ports::are_free();
         known.routes.clear();
         let mut needed = BTreeSet::new();
         for ip in &wanted.backends {
@@ -387,6 +394,7 @@ impl Known {
         Network {
             interfaces,
             hops,
+            has_node_ports: self.has_node_ports,
             unanswered_vips: wanted.vips.iter().filter(is_unanswered).copied().collect(),
         }
     }

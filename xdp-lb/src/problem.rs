@@ -67,7 +67,7 @@ reasons! {
     BackendOnLoadBalancer: false;
     /// The hardware address of the next hop is not known.
     NextHopUnresolved: false;
-    /// Replies of this backend reach the VIP only if its network routes them there.
+    /// The VIP is not announced where this backend is: its flows end with the node, or its replies need a route.
     BackendOffAnnouncingInterface: false;
     /// Encapsulation needs an address on the interface that leads to the backend: it is left out.
     NoSourceAddress: false;

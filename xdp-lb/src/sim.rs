@@ -86,6 +86,7 @@ impl Wish {
                     mac: mac_of(*n),
                     iface: u8::try_from(IFINDEX).unwrap(),
                     source4: iface().addr4,
+                    is_node_source: false,
                 }),
                 is_awaited: false,
             })

@@ -16,6 +16,11 @@ pub const N_FRAGS: u32 = 4_096;
 pub const SNAT_PORT_MIN: u16 = 1024;
 /// Number of SNAT ports.
 pub const SNAT_PORTS: u32 = 64_512;
+/// Lowest port of a node's own address that SNAT gives to a flow. From here to the end no kernel hands out ports by default
+/// (`net.ipv4.ip_local_port_range` ends at 60999), so that no socket of the host has a flow of ours.
+pub const NODE_PORT_MIN: u16 = 61_000;
+/// Number of those ports.
+pub const NODE_PORTS: u32 = 4_536;
 /// How often another port is tried before the packet is dropped.
 pub const SNAT_PROBES: u32 = 8;
 /// Lifetime of a half-open entry, ns.

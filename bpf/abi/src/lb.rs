@@ -250,6 +250,8 @@ pub mod backend_flags {
     pub const ALIVE: u8 = 1;
     /// New flows may start (not terminating, not quarantined).
     pub const ACCEPTS_NEW: u8 = 1 << 1;
+    /// SNAT: the source is the node's address on the backend's interface, not the VIP, so that replies come back here by themselves.
+    pub const NODE_SOURCE: u8 = 1 << 2;
 }
 
 /// Per-CPU counter pair.

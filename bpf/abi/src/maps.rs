@@ -87,6 +87,8 @@ pub mod slots {
     pub const ICMP: u32 = 3;
     /// ICMP errors about translated packets: program `lb_icmp_snat`.
     pub const ICMP_SNAT: u32 = 4;
+    /// ICMP to the node's own address: program `lb_node`.
+    pub const NODE: u32 = 5;
 }
 
 #[cfg(test)]

@@ -54,6 +54,8 @@ reasons! {
     ICMP_FORWARDED = 26, "IcmpForwarded", "An ICMP error was passed to the flow it quotes.", "nobody";
     VLAN_MISMATCH = 27, "VlanMismatch", "A tagged packet whose backend is on another interface.", "the network's operator";
     ECHO_ANSWERED = 28, "EchoAnswered", "An ICMP echo request to a VIP was answered.", "nobody";
+    TUNNEL_TOO_BIG = 29, "TunnelTooBig", "A router on the way to a backend takes smaller packets only; the client was told.", "nobody";
+    TUNNEL_ERROR = 30, "TunnelError", "A router or server refused an encapsulated packet.", "the network's or the backend's operator";
 }
 
 #[cfg(test)]

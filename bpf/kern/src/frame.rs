@@ -69,6 +69,7 @@ impl Frame {
             slots::RARE => self.jump::<{ slots::RARE }>(),
             slots::SNAT => self.jump::<{ slots::SNAT }>(),
             slots::L2 => self.jump::<{ slots::L2 }>(),
+            slots::NODE => self.jump::<{ slots::NODE }>(),
             slots::ICMP_SNAT => self.jump::<{ slots::ICMP_SNAT }>(),
             _ => self.jump::<{ slots::ICMP }>(),
         }

@@ -16,7 +16,7 @@ use aya_ebpf::{
     bindings::{xdp_action::XDP_DROP, xdp_md},
     programs::XdpContext,
 };
-use fairlead_logic::{decap, icmp, icmp_snat, ingress, l2, rare, snat};
+use fairlead_logic::{decap, icmp, icmp_snat, ingress, l2, node, rare, snat};
 
 use crate::{
     frame::Frame,
@@ -54,6 +54,7 @@ entry!(lb_rare, rare::run, work);
 entry!(lb_snat, snat::run, work);
 entry!(lb_icmp, icmp::run, work);
 entry!(lb_icmp_snat, icmp_snat::run, work);
+entry!(lb_node, node::run, work);
 entry!(l2_respond, l2::run, work);
 entry!(decap_ingress, decap::run);
 

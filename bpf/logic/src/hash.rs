@@ -4,13 +4,13 @@
 //! None depends on the state of a VIP, so that every node sends a flow to the same slot.
 
 use fairlead_abi::{
-    flow::{SNAT_PORT_MIN, SNAT_PORTS},
+    flow::{NODE_PORT_MIN, NODE_PORTS, SNAT_PORT_MIN, SNAT_PORTS},
     lb::{N_VIP_BUCKETS, SLOTS_PER_LINE},
 };
 
 const K1: u64 = 0xd6e8_feb8_6659_fd93;
 const K2: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Distance between two SNAT ports that are tried for one flow; coprime to `SNAT_PORTS` and far from small port steps.
+/// Distance between two SNAT ports that are tried for one flow; coprime to `SNAT_PORTS` and `NODE_PORTS`, and far from small port steps.
 const SNAT_STRIDE: u32 = 7_919;
 
 /// Mixes 64 bits; a bijection, so that distinct keys collide only after truncation.
@@ -117,6 +117,15 @@ pub const fn snat_port(client_port: u16, offset: u32, attempt: u32) -> u16 {
         .wrapping_add(offset)
         .wrapping_add(attempt.wrapping_mul(SNAT_STRIDE));
     (SNAT_PORT_MIN as u32).wrapping_add(sum % SNAT_PORTS) as u16
+}
+
+/// The same where the source is the node's own address: `NODE_PORT_MIN + (client port + offset + attempt * stride) mod NODE_PORTS`.
+#[inline(always)]
+pub const fn node_port(client_port: u16, offset: u32, attempt: u32) -> u16 {
+    let sum = (client_port as u32)
+        .wrapping_add(offset)
+        .wrapping_add(attempt.wrapping_mul(SNAT_STRIDE));
+    (NODE_PORT_MIN as u32).wrapping_add(sum % NODE_PORTS) as u16
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::{
     Insert, Maps, Packet, Table, Verdict, decap, hash, icmp, icmp_snat, ingress, l2 as responder,
-    rare, snat, wire::mapped,
+    node, rare, snat, wire::mapped,
 };
 
 /// Room in front of a received frame, as the kernel's XDP_PACKET_HEADROOM.
@@ -313,6 +313,7 @@ impl World {
                 Verdict::Tail(slots::L2) => responder::run(&mut p, world, &mut work),
                 Verdict::Tail(slots::ICMP) => icmp::run(&mut p, world, &mut work),
                 Verdict::Tail(slots::ICMP_SNAT) => icmp_snat::run(&mut p, world, &mut work),
+                Verdict::Tail(slots::NODE) => node::run(&mut p, world, &mut work),
                 settled => return (settled, p.bytes),
             };
         }

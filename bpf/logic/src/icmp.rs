@@ -1,4 +1,4 @@
-//! `lb_icmp`: ICMP to VIPs, and the errors that we send because a packet does not fit.
+//! `lb_icmp`: ICMP to VIPs, and the errors that we send because a packet does not fit or has lived too long.
 //!
 //! An error belongs to the flow whose packet it quotes, and goes to the backend that serves the flow; errors about translated packets are for
 //! `icmp_snat`. What belongs to no flow is dropped and counted.
@@ -16,21 +16,20 @@ use crate::{
     Maps, Packet, Verdict,
     output::Bill,
     parse::{self, Part},
-    quote, rare, record, select,
+    quote, rare, record, refusal, select,
     snat::Work,
-    too_big,
     transition::{self, NOWHERE},
     wire::{Icmp, addr_eq, icmp, icmp6},
 };
 
-/// Decides about an ICMP packet to a VIP, or answers a packet that does not fit.
+/// Decides about an ICMP packet to a VIP, or answers a packet that cannot go on.
 #[inline(always)]
 pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
     if !parse::parse_into(p, &mut w.h) {
         return Verdict::Pass;
     }
     if !w.h.is_icmp() {
-        return too_big::answer(p, m, &w.h);
+        return refusal::answer(p, m, &w.h);
     }
     let Some(state) = rare::vip(m, &w.h).copied() else {
         return Verdict::Pass;
@@ -58,8 +57,9 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
     error(p, m, w)
 }
 
+/// Whether a message of this type quotes the packet that it is about.
 #[inline(always)]
-const fn is_error(v6: bool, kind: u8) -> bool {
+pub const fn is_error(v6: bool, kind: u8) -> bool {
     if v6 {
         kind >= icmp6::UNREACHABLE && kind <= icmp6::PARAMETER_PROBLEM
     } else {

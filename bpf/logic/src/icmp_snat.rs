@@ -6,10 +6,7 @@
 //! # Source
 //! RFC 5508 4 (NAT behaviour for ICMP errors).
 
-use fairlead_abi::{
-    lb::{FrontendValue, VipState},
-    reasons,
-};
+use fairlead_abi::reasons;
 
 use crate::{
     Maps, Packet, Verdict, output, parse, quote, rare, record, select,
@@ -18,7 +15,7 @@ use crate::{
     wire::{Eth, Ports, addr_eq},
 };
 
-/// Decides about an error that `lb_icmp` has found to be one, whole and about a packet from the VIP.
+/// Decides about an error that `lb_icmp` or `lb_node` has found to be one, whole and about a packet from the address that it is sent to.
 #[inline(always)]
 pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
     match p.view::<Eth>(0) {
@@ -28,8 +25,12 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
     if !parse::parse_into(p, &mut w.h) {
         return Verdict::Pass;
     }
-    let Some(state) = rare::vip(m, &w.h).copied() else {
-        return Verdict::Pass;
+    let is_vip = match rare::vip(m, &w.h) {
+        Some(state) => {
+            w.vip = *state;
+            true
+        }
+        None => false,
     };
     w.outer = w.h;
     let Some(inner_l4) = quote::read(p, w) else {
@@ -38,20 +39,24 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
     if w.outer.fault != reasons::NONE || !addr_eq(&w.h.src, &w.outer.dst) {
         return m.drop(p, reasons::ICMP_UNMATCHED);
     }
+    // What left as (source, destination) comes back as a reply would with the two exchanged.
+    w.key = record::quoted_key(&w.h);
+    if !is_vip {
+        return to_client(p, m, w, inner_l4, false);
+    }
     let h = &w.h;
-    // What left the VIP as (source, destination) comes back as a reply would with the two exchanged.
-    w.key = record::quoted_key(h);
     let Some(index) = select::find(m, h.v6, &h.src, h.ports.src, h.proto) else {
-        return to_client(p, m, w, inner_l4, &state);
+        return to_client(p, m, w, inner_l4, true);
     };
     let Some(fe) = m.frontend(index) else {
         return m.drop(p, reasons::ICMP_UNMATCHED);
     };
-    if record::is_kept(m, &fe, &w.key) {
-        return to_client(p, m, w, inner_l4, &state);
+    w.fe = fe;
+    if record::is_kept(m, &w.fe, &w.key) {
+        return to_client(p, m, w, inner_l4, true);
     }
     w.h.turn();
-    to_backend(p, m, w, inner_l4, &fe, index)
+    to_backend(p, m, w, inner_l4, index)
 }
 
 /// SNAT: a router towards the client complains about a reply; the backend hears of it in its own terms.
@@ -61,10 +66,9 @@ fn to_backend<P: Packet, M: Maps>(
     m: &M,
     w: &mut Work,
     inner_l4: usize,
-    fe: &FrontendValue,
     index: u32,
 ) -> Verdict {
-    let (local, found) = snat::place(m, w, fe, index, m.now(), false);
+    let (local, found) = snat::place(m, w, index, m.now(), false);
     if local == NOWHERE || found.own.is_none() {
         return m.drop(p, reasons::ICMP_UNMATCHED);
     }
@@ -72,7 +76,7 @@ fn to_backend<P: Packet, M: Maps>(
         return m.drop(p, reasons::NO_NEXT_HOP);
     };
     w.ends.src = w.target.addr;
-    w.ends.dst = w.h.dst;
+    w.ends.dst = w.source;
     w.ends.ports = Ports {
         src: w.target.port,
         dst: found.port,
@@ -88,10 +92,14 @@ fn to_client<P: Packet, M: Maps>(
     m: &M,
     w: &mut Work,
     inner_l4: usize,
-    state: &VipState,
+    is_vip: bool,
 ) -> Verdict {
     let Some((found, _)) = record::find(m, &w.key) else {
-        return snat::hand_off(p, m, w.src_mac, state);
+        return if is_vip {
+            snat::hand_off(p, m, w.src_mac, &w.vip)
+        } else {
+            Verdict::Pass
+        };
     };
     let v = m.load(found);
     let Some(eg) = m

@@ -5,7 +5,7 @@
 //! host, unless forwarding is left to it.
 
 use fairlead_abi::{
-    flow::SNAT_PORT_MIN,
+    flow::{NODE_PORT_MIN, SNAT_PORT_MIN},
     lb::{Iface, frontend_flags, iface_flags, mode, vip_flags},
     maps::slots,
     reasons,
@@ -17,7 +17,7 @@ use crate::{
     select,
     wire::{
         BROADCAST, ETH_LEN, Eth, FRAG_MASK, HEARTBEAT_MAC4, HEARTBEAT_MAC6, Head4, Head6, IPV4_LEN,
-        IPV6_LEN, Icmp, Ipv4, Ipv6, ethertype, icmp6, mac_eq, proto,
+        IPV6_LEN, Icmp, Ipv4, Ipv6, ethertype, icmp6, mac_eq, mapped, proto,
     },
 };
 
@@ -104,7 +104,7 @@ fn ipv4<P: Packet, M: Maps>(p: &mut P, m: &M) -> Verdict {
     let ip = h.ip;
     let common = ip.vihl == 0x45 && ip.frag.get() & FRAG_MASK == 0;
     if !common || (ip.proto != proto::TCP && ip.proto != proto::UDP) {
-        return to_vip4(m, u32::from_be_bytes(ip.dst), ip.proto, 0);
+        return to_vip4(p, m, ip.dst, ip.proto, 0);
     }
     let (client, vip) = (u32::from_be_bytes(ip.src), u32::from_be_bytes(ip.dst));
     let (sport, dport) = (
@@ -112,7 +112,7 @@ fn ipv4<P: Packet, M: Maps>(p: &mut P, m: &M) -> Verdict {
         u16::from_be_bytes(h.ports.dst),
     );
     let Some(index) = select::find4(m, vip, dport, ip.proto) else {
-        return to_vip4(m, vip, ip.proto, dport);
+        return to_vip4(p, m, ip.dst, ip.proto, dport);
     };
     let Some(fe) = m.frontend(index) else {
         return m.drop(p, reasons::NO_BACKEND);
@@ -152,17 +152,40 @@ fn ipv4<P: Packet, M: Maps>(p: &mut P, m: &M) -> Verdict {
 #[inline(always)]
 fn short4<P: Packet, M: Maps>(p: &P, m: &M) -> Verdict {
     match p.view::<Ipv4>(ETH_LEN) {
-        Some(ip) => to_vip4(m, u32::from_be_bytes(ip.dst), ip.proto, 0),
+        Some(ip) => to_vip4(p, m, ip.dst, ip.proto, 0),
         None => Verdict::Pass,
     }
 }
 
 /// A packet that is no plain packet to a frontend: whose business is it? `port` 0 = not known.
 #[inline(always)]
-fn to_vip4<M: Maps>(m: &M, vip: u32, protocol: u8, port: u16) -> Verdict {
-    match select::find4(m, vip, 0, 0) {
+fn to_vip4<P: Packet, M: Maps>(p: &P, m: &M, dst: [u8; 4], protocol: u8, port: u16) -> Verdict {
+    match select::find4(m, u32::from_be_bytes(dst), 0, 0) {
         Some(index) => to_vip(m, index, protocol == proto::ICMP, port),
-        None => Verdict::Pass,
+        None if is_hosts(protocol, port) => Verdict::Pass,
+        None => to_node(p, m, false, &mapped(dst), protocol),
+    }
+}
+
+/// Whether a packet that is for no VIP is surely the host's: no ICMP, nor to a port that flows of ours may have.
+#[inline(always)]
+const fn is_hosts(protocol: u8, port: u16) -> bool {
+    match protocol {
+        proto::TCP | proto::UDP => port != 0 && port < NODE_PORT_MIN,
+        proto::ICMP | proto::ICMPV6 | proto::FRAGMENT => false,
+        _ => true,
+    }
+}
+
+/// What is addressed to the node itself may belong to flows that have its address as their source; else it passes.
+#[inline(always)]
+fn to_node<P: Packet, M: Maps>(p: &P, m: &M, v6: bool, dst: &[u8; 16], protocol: u8) -> Verdict {
+    if !select::is_own(p, m, v6, dst) {
+        Verdict::Pass
+    } else if protocol == if v6 { proto::ICMPV6 } else { proto::ICMP } {
+        Verdict::Tail(slots::NODE)
+    } else {
+        Verdict::Tail(slots::SNAT)
     }
 }
 
@@ -190,14 +213,14 @@ fn ipv6<P: Packet, M: Maps>(p: &mut P, m: &M, iface: &Iface) -> Verdict {
         if ip.next == proto::ICMPV6 && is_solicitation(p) {
             return announcing(iface, slots::L2);
         }
-        return to_vip6(m, &ip.dst, ip.next, 0);
+        return to_vip6(p, m, &ip.dst, ip.next, 0);
     }
     let (sport, dport) = (
         u16::from_be_bytes(h.ports.src),
         u16::from_be_bytes(h.ports.dst),
     );
     let Some(index) = select::find6(m, &ip.dst, dport, ip.next) else {
-        return to_vip6(m, &ip.dst, ip.next, dport);
+        return to_vip6(p, m, &ip.dst, ip.next, dport);
     };
     let Some(fe) = m.frontend(index) else {
         return m.drop(p, reasons::NO_BACKEND);
@@ -235,16 +258,17 @@ fn ipv6<P: Packet, M: Maps>(p: &mut P, m: &M, iface: &Iface) -> Verdict {
 #[inline(always)]
 fn short6<P: Packet, M: Maps>(p: &P, m: &M) -> Verdict {
     match p.view::<Ipv6>(ETH_LEN) {
-        Some(ip) => to_vip6(m, &ip.dst, ip.next, 0),
+        Some(ip) => to_vip6(p, m, &ip.dst, ip.next, 0),
         None => Verdict::Pass,
     }
 }
 
 #[inline(always)]
-fn to_vip6<M: Maps>(m: &M, vip: &[u8; 16], protocol: u8, port: u16) -> Verdict {
-    match select::find6(m, vip, 0, 0) {
+fn to_vip6<P: Packet, M: Maps>(p: &P, m: &M, dst: &[u8; 16], protocol: u8, port: u16) -> Verdict {
+    match select::find6(m, dst, 0, 0) {
         Some(index) => to_vip(m, index, protocol == proto::ICMPV6, port),
-        None => Verdict::Pass,
+        None if is_hosts(protocol, port) => Verdict::Pass,
+        None => to_node(p, m, true, dst, protocol),
     }
 }
 

@@ -44,18 +44,20 @@ pub mod icmp;
 pub mod icmp_snat;
 pub mod ingress;
 pub mod l2;
+pub mod node;
 pub mod output;
 pub mod parse;
 pub mod quote;
 pub mod rare;
 pub mod record;
+pub mod refusal;
 pub mod rewrite;
 pub mod select;
 pub mod snat;
 #[cfg(test)]
 mod testing;
-pub mod too_big;
 pub mod transition;
+pub mod tunnel;
 pub mod wire;
 
 /// A received frame. Offsets count from the start of the Ethernet header.

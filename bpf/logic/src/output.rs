@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// In place of an MTU: the packet's time to live ended here.
+pub const LIFE_ENDED: u32 = 0;
+
 /// The link layer of a received frame: its length and the tags that have to survive a new header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Link {
@@ -95,6 +98,16 @@ fn crosses_vlan<P: Packet>(p: &P, link: &Link, eg: &Iface) -> bool {
 pub fn too_big<M: Maps>(m: &M, mtu: u32) -> Verdict {
     m.set_mtu(mtu);
     Verdict::Tail(slots::ICMP)
+}
+
+/// The packet cannot be translated for this reason; the sender hears of it where it ought to.
+#[inline(always)]
+pub fn refuse<P: Packet, M: Maps>(p: &P, m: &M, reason: u32) -> Verdict {
+    if reason == reasons::TTL_EXPIRED {
+        m.set_mtu(LIFE_ENDED);
+        return Verdict::Tail(slots::ICMP);
+    }
+    m.drop(p, reason)
 }
 
 /// DSR by MAC rewrite; the packet stays as it is from L3 on.

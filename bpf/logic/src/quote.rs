@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Length of an ICMP header with its four bytes of meaning.
-const ICMP_LEN: usize = 8;
+pub const ICMP_LEN: usize = 8;
 /// Offset of the checksum in an IPv4 header.
 const SUMMED4_OFF: usize = 10;
 /// Offset of the addresses in an IPv6 header.
@@ -45,7 +45,12 @@ struct Addrs6 {
 #[inline(always)]
 pub fn read<P: Packet>(p: &P, w: &mut Work) -> Option<usize> {
     let off = w.outer.l4().wrapping_add(ICMP_LEN);
-    let h = &mut w.h;
+    read_at(p, &mut w.h, off)
+}
+
+/// The same for a packet of the family of `h` that is quoted from `off` on.
+#[inline(always)]
+pub fn read_at<P: Packet>(p: &P, h: &mut Parsed, off: usize) -> Option<usize> {
     h.tcp_flags = 0;
     let l4 = if h.v6 {
         let ip = p.view::<Ipv6>(off)?;
@@ -73,7 +78,7 @@ pub fn read<P: Packet>(p: &P, w: &mut Work) -> Option<usize> {
 }
 
 /// Translates the error `w.outer` so that it quotes a packet with the ends `w.ends`, and sends it to that packet's source through `eg` and
-/// `mac`. Its own source becomes the VIP: to whom it goes knows no other address of this flow.
+/// `mac`. Its own source becomes that packet's destination: to whom it goes knows no other address of this flow.
 #[inline(always)]
 pub fn forward<P: Packet, M: Maps>(
     p: &mut P,
@@ -126,7 +131,7 @@ fn translate<P: Packet>(p: &mut P, w: &Work, inner_l4: usize) -> Result<(), u32>
         )
         .ok_or(reasons::TRUNCATED)?;
         delta = delta
-            .plus(rewrite::address_delta(&outer.src, &outer.dst, true))
+            .plus(rewrite::address_delta(&outer.src, &ends.dst, true))
             .plus(rewrite::address_delta(&outer.dst, &ends.src, true));
     } else {
         let off = inner.wrapping_add(SUMMED4_OFF);
@@ -148,7 +153,7 @@ fn translate<P: Packet>(p: &mut P, w: &Work, inner_l4: usize) -> Result<(), u32>
     let old = p.view::<U16>(off).ok_or(reasons::TRUNCATED)?.get();
     p.put(off, U16::new(csum::update(old, delta)))
         .ok_or(reasons::TRUNCATED)?;
-    rewrite::l3(p, outer, &outer.dst, &ends.src)
+    rewrite::l3(p, outer, &ends.dst, &ends.src)
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@ use fairlead_abi::{
         CLOSED_NS, HALF_CLOSED_NS, HALF_OPEN_NS, SNAT_PROBES, SnatKey, SnatValue, TCP_IDLE_NS,
         UDP_IDLE_NS, flow_state,
     },
-    lb::{FrontendValue, frontend_flags},
+    lb::{FrontendValue, backend_flags, frontend_flags},
 };
 
 use crate::{
@@ -41,11 +41,16 @@ pub const fn quoted_key(h: &Parsed) -> SnatKey {
     }
 }
 
-/// The key of a client's flow to `target` under a SNAT port.
+/// The key of a client's flow to `target` under a SNAT address and port.
 #[inline(always)]
-pub const fn request_key(h: &Parsed, target: &Target, snat_port: [u8; 2]) -> SnatKey {
+pub const fn request_key(
+    h: &Parsed,
+    target: &Target,
+    source: &[u8; 16],
+    snat_port: [u8; 2],
+) -> SnatKey {
     SnatKey {
-        vip: h.dst,
+        vip: *source,
         backend: target.addr,
         snat_port,
         backend_port: target.port,
@@ -73,6 +78,7 @@ pub fn is_kept<M: Maps>(m: &M, fe: &FrontendValue, key: &SnatKey) -> bool {
 #[inline(always)]
 pub fn is_own(v: &SnatValue, h: &Parsed) -> bool {
     addr_eq(&v.client, &h.src)
+        && addr_eq(&v.vip, &h.dst)
         && u16::from_ne_bytes(v.client_port) == u16::from_ne_bytes(h.ports.src)
         && u16::from_ne_bytes(v.vip_port) == u16::from_ne_bytes(h.ports.dst)
 }
@@ -99,7 +105,17 @@ pub struct Found<R> {
     pub own: Option<(R, Table)>,
 }
 
-/// Looks for the record of `h`'s flow to `target`; `eager` takes the first free port (a SYN has no record as a rule). `key` is left with
+/// The SNAT port of try `attempt`, network order.
+#[inline(always)]
+const fn port(target: &Target, client_port: u16, offset: u32, attempt: u32) -> [u8; 2] {
+    if target.flags & backend_flags::NODE_SOURCE == 0 {
+        hash::snat_port(client_port, offset, attempt).to_be_bytes()
+    } else {
+        hash::node_port(client_port, offset, attempt).to_be_bytes()
+    }
+}
+
+/// Looks for the record of `h`'s flow to `target`, which sees it come from `source`; `eager` takes the first free port (a SYN has no record as a rule). `key` is left with
 /// some port.
 ///
 /// A record that is there rules even if its port has become a frontend's since: only new flows keep off such a port.
@@ -111,17 +127,18 @@ pub fn search<M: Maps>(
     m: &M,
     h: &Parsed,
     target: &Target,
+    source: &[u8; 16],
     key: &mut SnatKey,
     now: u64,
     eager: bool,
 ) -> Found<M::Record> {
     let client_port = u16::from_be_bytes(h.ports.src);
     let offset = hash::snat_offset(&h.src, &h.dst, u16::from_be_bytes(h.ports.dst), h.proto);
-    *key = request_key(h, target, [0; 2]);
+    *key = request_key(h, target, source, [0; 2]);
     // Two loops that carry nothing from one round to the next: the verifier follows each round once, not once for each history.
     if !eager {
         for attempt in 0..SNAT_PROBES {
-            key.snat_port = hash::snat_port(client_port, offset, attempt).to_be_bytes();
+            key.snat_port = port(target, client_port, offset, attempt);
             if let Some(own) = find(m, key)
                 && is_own(&m.load(own.0), h)
             {
@@ -133,7 +150,7 @@ pub fn search<M: Maps>(
         }
     }
     for attempt in 0..SNAT_PROBES {
-        key.snat_port = hash::snat_port(client_port, offset, attempt).to_be_bytes();
+        key.snat_port = port(target, client_port, offset, attempt);
         if let Some(found) = find(m, key) {
             let v = m.load(found.0);
             if is_own(&v, h) {
@@ -146,7 +163,7 @@ pub fn search<M: Maps>(
                 continue;
             }
         }
-        if select::find(m, h.v6, &h.dst, key.snat_port, h.proto).is_none() {
+        if select::find(m, h.v6, source, key.snat_port, h.proto).is_none() {
             return Found {
                 port: key.snat_port,
                 own: None,

@@ -3,7 +3,7 @@
 use fairlead_abi::lb::{self, Backend4, Backend6, FrontendValue, SlotTable, frontend_flags};
 
 use crate::{
-    Maps, hash,
+    Maps, Packet, hash,
     wire::{addr_eq, mapped, unmapped},
 };
 
@@ -151,6 +151,34 @@ pub fn target<M: Maps>(m: &M, v6: bool, fe: &FrontendValue, index: u16) -> Optio
             flags: be.flags,
         })
     }
+}
+
+/// The source that a backend sees under SNAT: the VIP, or the node's address on the backend's interface.
+#[inline(always)]
+pub fn source<M: Maps>(m: &M, v6: bool, vip: &[u8; 16], target: &Target) -> [u8; 16] {
+    if target.flags & lb::backend_flags::NODE_SOURCE == 0 {
+        return *vip;
+    }
+    match m.iface(u32::from(target.iface)) {
+        Some(iface) if v6 && !addr_eq(&iface.addr6, &[0; 16]) => iface.addr6,
+        Some(iface) if !v6 && u32::from_ne_bytes(iface.addr4) != 0 => mapped(iface.addr4),
+        // The interface has lost its address: better a reply that may come back than none.
+        _ => *vip,
+    }
+}
+
+/// Whether an address is the node's own on the interface that has received the packet.
+#[inline(always)]
+pub fn is_own<P: Packet, M: Maps>(p: &P, m: &M, v6: bool, addr: &[u8; 16]) -> bool {
+    let Some(iface) = m.iface(iface_slot(p.ifindex())) else {
+        return false;
+    };
+    iface.ifindex == p.ifindex()
+        && if v6 {
+            addr_eq(&iface.addr6, addr)
+        } else {
+            u32::from_ne_bytes(iface.addr4) == u32::from_ne_bytes(unmapped(addr))
+        }
 }
 
 /// Flags of a backend; none if there is no such backend.

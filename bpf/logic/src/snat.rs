@@ -1,12 +1,12 @@
 //! `lb_snat`: address translation that survives a move of the VIP.
 //!
-//! The source of a request becomes the VIP, so that replies return to whoever owns the VIP; its port follows from the client alone
+//! The source of a request becomes the VIP (or, where a backend's replies would not find that, the node's address on its interface), so that replies return to whoever owns the VIP; its port follows from the client alone
 //! (`hash::snat_port`), so that the next owner gives a flow the same port. One record serves both directions and is keyed as the reply
 //! arrives. It is half-open in `SNAT_NEW` until the client has answered a reply, then moves to `SNAT`; a flood of first packets therefore
 //! only evicts its own kind. In transition the record rules; the flow tables only say under which backend to look for it.
 
 use fairlead_abi::{
-    flow::{SnatKey, SnatValue, flow_state},
+    flow::{NODE_PORT_MIN, SnatKey, SnatValue, flow_state},
     l2::PeerKey,
     lb::{FrontendValue, VipState, backend_flags, mode, vip_flags},
     maps::slots,
@@ -15,7 +15,7 @@ use fairlead_abi::{
 
 use crate::{
     Insert, Maps, Packet, Table, Verdict, output,
-    parse::{self, Parsed},
+    parse::{self, Parsed, Part},
     rare,
     record::{self, Found},
     rewrite::{self, Ends},
@@ -34,7 +34,13 @@ pub struct Work {
     pub key: SnatKey,
     pub value: SnatValue,
     pub target: Target,
+    /// Source that the target sees.
+    pub source: [u8; 16],
     pub ends: Ends,
+    /// The VIP's, where the packet is addressed to one.
+    pub vip: VipState,
+    /// The frontend's, where the flow is known to have one.
+    pub fe: FrontendValue,
     /// Source of the frame.
     pub src_mac: [u8; 6],
     /// Backends under which a flow's record may be.
@@ -46,7 +52,10 @@ pub struct Work {
     pub free: [u8; 2],
 }
 
-/// Decides about a packet to a VIP: request or reply.
+/// No frontend: record 0 is never used.
+const NONE: u32 = 0;
+
+/// Decides about a packet to a VIP, request or reply, or about one to the node's own address that may be a reply.
 #[inline(always)]
 pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
     match p.view::<Eth>(0) {
@@ -56,10 +65,22 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
     if !parse::parse_into(p, &mut w.h) {
         return Verdict::Pass;
     }
-    let Some(state) = rare::vip(m, &w.h).copied() else {
-        return Verdict::Pass;
+    let is_vip = match rare::vip(m, &w.h) {
+        Some(state) => {
+            w.vip = *state;
+            true
+        }
+        None => false,
     };
-    if state.flags & vip_flags::PASS_TO_HOST != 0 {
+    if !is_vip {
+        return if may_be_nodes(m, &mut w.h) {
+            w.key = record::reply_key(&w.h);
+            reply(p, m, w, false)
+        } else {
+            Verdict::Pass
+        };
+    }
+    if w.vip.flags & vip_flags::PASS_TO_HOST != 0 {
         return Verdict::Pass;
     }
     if w.h.fault != reasons::NONE {
@@ -72,21 +93,36 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
         return m.drop(p, reasons::FRAGMENT);
     }
     w.key = record::reply_key(&w.h);
-    let frontend = select::find(m, w.h.v6, &w.h.dst, w.h.ports.dst, w.h.proto);
-    let Some(index) = frontend else {
-        return reply(p, m, w, &state);
-    };
-    let Some(fe) = m.frontend(index) else {
-        return m.drop(p, reasons::NO_BACKEND);
-    };
-    if record::is_kept(m, &fe, &w.key) {
-        return reply(p, m, w, &state);
+    let mut index = NONE;
+    if let Some(found) = select::find(m, w.h.v6, &w.h.dst, w.h.ports.dst, w.h.proto) {
+        let Some(fe) = m.frontend(found) else {
+            return m.drop(p, reasons::NO_BACKEND);
+        };
+        w.fe = fe;
+        if !record::is_kept(m, &w.fe, &w.key) {
+            index = found;
+        }
     }
-    let fe_mode = select::mode(&fe);
+    if index == NONE {
+        return reply(p, m, w, true);
+    }
+    let fe_mode = select::mode(&w.fe);
     if fe_mode == mode::DSR_IPIP || fe_mode == mode::DSR_L2 {
         return Verdict::Tail(slots::RARE);
     }
-    request(p, m, w, &fe, index)
+    request(p, m, w, index)
+}
+
+/// Whether a packet to the node's own address may belong to a flow that has this as its source. What is wrong with it is the host's affair.
+#[inline(always)]
+fn may_be_nodes<M: Maps>(m: &M, h: &mut Parsed) -> bool {
+    if h.fault != reasons::NONE || !h.has_ports() {
+        return false;
+    }
+    if h.part != Part::Later && u16::from_be_bytes(h.ports.dst) < NODE_PORT_MIN {
+        return false;
+    }
+    h.resolve_ports(m)
 }
 
 /// Finds backend and record of a client's packet. Leaves the backend in `w.target`; the index is [`NOWHERE`] if there is none.
@@ -98,12 +134,11 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
 pub fn place<M: Maps>(
     m: &M,
     w: &mut Work,
-    fe: &FrontendValue,
     index: u32,
     now: u64,
     note: bool,
 ) -> (u16, Found<M::Record>) {
-    candidates(m, w, fe, index, note);
+    candidates(m, w, index, note);
     // The candidates are read back from memory: the verifier forgets how they came about, and follows the search once for all of it.
     let w = core::hint::black_box(w);
     let syn = w.h.is_syn();
@@ -115,16 +150,15 @@ pub fn place<M: Maps>(
         let candidate = w.candidates.get(round).copied().unwrap_or(NOWHERE);
         if candidate == NOWHERE
             || (round != 0 && candidate == first)
-            || select::backend_flags(m, w.h.v6, fe, candidate) & backend_flags::ALIVE == 0
+            || select::backend_flags(m, w.h.v6, &w.fe, candidate) & backend_flags::ALIVE == 0
         {
             continue;
         }
-        let Some(target) = select::target(m, w.h.v6, fe, candidate) else {
+        if !aim(m, w, candidate) {
             continue;
-        };
-        w.target = target;
+        }
         last = candidate;
-        let found = record::search(m, &w.h, &w.target, &mut w.key, now, syn);
+        let found = record::search(m, &w.h, &w.target, &w.source, &mut w.key, now, syn);
         if found.own.is_some() {
             if note && candidate != first && first != NOWHERE && !syn {
                 transition::correct(m, index, &w.h, now, candidate);
@@ -137,11 +171,8 @@ pub fn place<M: Maps>(
         }
     }
     let mut local = w.local;
-    if local != NOWHERE && local != last {
-        match select::target(m, w.h.v6, fe, local) {
-            Some(target) => w.target = target,
-            None => local = NOWHERE,
-        }
+    if local != NOWHERE && local != last && !aim(m, w, local) {
+        local = NOWHERE;
     }
     let none = Found {
         port: w.free,
@@ -150,14 +181,25 @@ pub fn place<M: Maps>(
     (local, none)
 }
 
+/// Leaves a backend and the source that it sees in `w`; false: there is no such backend.
+#[inline(always)]
+fn aim<M: Maps>(m: &M, w: &mut Work, local: u16) -> bool {
+    let Some(target) = select::target(m, w.h.v6, &w.fe, local) else {
+        return false;
+    };
+    w.target = target;
+    w.source = select::source(m, w.h.v6, &w.h.dst, &w.target);
+    true
+}
+
 /// Leaves in `w` under which backends the flow's record may be, in the order in which they are asked, and which it takes if it has none.
 #[inline(always)]
-fn candidates<M: Maps>(m: &M, w: &mut Work, fe: &FrontendValue, index: u32, note: bool) {
-    let slots = transition::slots(m, fe, w.h.flow_hash());
+fn candidates<M: Maps>(m: &M, w: &mut Work, index: u32, note: bool) {
+    let slots = transition::slots(m, &w.fe, w.h.flow_hash());
     w.chosen = if note {
-        transition::choose_from(m, fe, index, &w.h, slots)
+        transition::choose_from(m, &w.fe, index, &w.h, slots)
     } else {
-        transition::peek_from(m, fe, index, &w.h, slots)
+        transition::peek_from(m, &w.fe, index, &w.h, slots)
     };
     let first = if w.h.proto == proto::UDP {
         NOWHERE
@@ -167,24 +209,18 @@ fn candidates<M: Maps>(m: &M, w: &mut Work, fe: &FrontendValue, index: u32, note
     w.candidates = [first, slots.previous, slots.current];
 }
 
-/// A packet from a client.
+/// A packet from a client to the frontend in `w.fe`.
 #[inline(always)]
-fn request<P: Packet, M: Maps>(
-    p: &mut P,
-    m: &M,
-    w: &mut Work,
-    fe: &FrontendValue,
-    index: u32,
-) -> Verdict {
+fn request<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work, index: u32) -> Verdict {
     let now = m.now();
-    let (local, found) = place(m, w, fe, index, now, true);
+    let (local, found) = place(m, w, index, now, true);
     if local == NOWHERE {
         return m.drop(p, reasons::NO_BACKEND);
     }
     if u16::from_ne_bytes(found.port) == 0 {
         return m.drop(p, reasons::SNAT_NO_PORT);
     }
-    w.key = record::request_key(&w.h, &w.target, found.port);
+    w.key = record::request_key(&w.h, &w.target, &w.source, found.port);
     w.value = SnatValue {
         last_seen: now,
         client: w.h.src,
@@ -219,12 +255,12 @@ fn send<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
         dst: w.target.port,
     };
     w.ends = Ends {
-        src: w.h.dst,
+        src: w.source,
         dst: w.target.addr,
         ports,
     };
     if let Err(reason) = rewrite::all(p, &w.h, &w.ends) {
-        return m.drop(p, reason);
+        return output::refuse(p, m, reason);
     }
     if p.put(
         0,
@@ -323,18 +359,23 @@ fn begin<M: Maps>(
     }
 }
 
-/// A packet from a backend; its key is in `w.key`.
+/// A packet from a backend; its key is in `w.key`. Without a record it may be another owner's, or the host's.
 #[inline(always)]
-fn reply<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work, vip: &VipState) -> Verdict {
+fn reply<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work, is_vip: bool) -> Verdict {
     let Work {
         h,
         key,
         ends,
         src_mac,
+        vip,
         ..
     } = w;
     let Some((found, _)) = record::find(m, key) else {
-        return hand_off(p, m, *src_mac, vip);
+        return if is_vip {
+            hand_off(p, m, *src_mac, vip)
+        } else {
+            Verdict::Pass
+        };
     };
     let v = m.load(found);
     let Some(eg) = m
@@ -361,7 +402,7 @@ fn reply<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work, vip: &VipState) -> 
         ports,
     };
     if let Err(reason) = rewrite::all(p, h, ends) {
-        return m.drop(p, reason);
+        return output::refuse(p, m, reason);
     }
     if p.put(
         0,

@@ -121,6 +121,7 @@ pub mod icmp {
 pub mod icmp6 {
     pub const UNREACHABLE: u8 = 1;
     pub const TOO_BIG: u8 = 2;
+    pub const TIME_EXCEEDED: u8 = 3;
     pub const PARAMETER_PROBLEM: u8 = 4;
     pub const ECHO: u8 = 128;
     pub const ECHO_REPLY: u8 = 129;

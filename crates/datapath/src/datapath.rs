@@ -79,6 +79,7 @@ impl Datapath {
         (slots::L2, "l2_respond"),
         (slots::ICMP, "lb_icmp"),
         (slots::ICMP_SNAT, "lb_icmp_snat"),
+        (slots::NODE, "lb_node"),
     ];
 
     /// Loads the programs over the maps pinned by an earlier process, or over new ones. Nothing is attached yet.

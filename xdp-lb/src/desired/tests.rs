@@ -81,6 +81,7 @@ fn network(hops: &[(&str, Hop)]) -> Network {
             (STORAGE, interface(STORAGE, "eth1", None)),
         ]),
         hops: hops.iter().map(|(addr, hop)| (ip(addr), *hop)).collect(),
+        has_node_ports: true,
         unanswered_vips: BTreeSet::new(),
     }
 }
@@ -94,12 +95,16 @@ fn configured() -> Vec<InterfaceConfig> {
 }
 
 fn meet(wish: &Service, network: &Network) -> DesiredService {
-    let (interfaces, refused) = (configured(), BTreeSet::new());
+    meet_on(&configured(), wish, network)
+}
+
+fn meet_on(interfaces: &[InterfaceConfig], wish: &Service, network: &Network) -> DesiredService {
+    let refused = BTreeSet::new();
     service(
         wish,
         &Context {
             network,
-            interfaces: &interfaces,
+            interfaces,
             refused: &refused,
             pass_to_host: false,
         },
@@ -198,6 +203,67 @@ fn translation_away_from_the_announcing_interface_is_said_and_done() {
         found.problems[0]
     );
     assert_eq!(addresses(&found).len(), 1);
+}
+
+#[test]
+fn a_backend_where_nothing_is_announced_sees_the_node_if_it_can() {
+    let only_forwarding = InterfaceConfig {
+        name: "eth1".into(),
+        forward: true,
+        announce: false,
+    };
+    let both = [configured(), vec![only_forwarding]].concat();
+    let on_storage = |addr4| {
+        let mut net = network(&[("203.0.113.6", resolved(STORAGE, true))]);
+        net.interfaces
+            .insert(STORAGE, interface(STORAGE, "eth1", addr4));
+        net
+    };
+    let with_address = on_storage(Some("203.0.113.1"));
+    let without_ports = Network {
+        has_node_ports: false,
+        ..with_address.clone()
+    };
+    let mapped = network(&[("203.0.113.6", resolved(LAN, true))]);
+    for (interfaces, net, sees_node, says) in [
+        (&both, &with_address, true, Some("moves to another node")),
+        (
+            &both,
+            &without_ports,
+            false,
+            Some("ip_local_reserved_ports=61000-65535"),
+        ),
+        (
+            &both,
+            &on_storage(None),
+            false,
+            Some("give eth1 an address"),
+        ),
+        (
+            &configured(),
+            &with_address,
+            false,
+            Some("name eth1 in fairlead-backend-devices"),
+        ),
+        // Where it is announced there is nothing to say.
+        (&both, &mapped, false, None),
+    ] {
+        for forwarding in [ForwardingMode::Snat, ForwardingMode::DsrL2] {
+            let wish = web(
+                forwarding,
+                vec![backend("203.0.113.6", 80, BackendState::Active)],
+            );
+            let found = meet_on(interfaces, &wish, net);
+            let hop = found.frontends[0].1.backends[0].hop.unwrap();
+            let is_snat = forwarding == ForwardingMode::Snat;
+            assert_eq!(hop.is_node_source, is_snat && sees_node);
+            let said: Vec<&str> = found.problems.iter().map(|p| p.message.as_str()).collect();
+            match says.filter(|_| is_snat) {
+                Some(says) => assert!(said.len() == 1 && said[0].contains(says), "{said:?}"),
+                None => assert_eq!(said, [""; 0]),
+            }
+        }
+    }
 }
 
 #[test]

@@ -85,6 +85,7 @@ fn network(hop: Hop) -> Arc<Network> {
         hops: (0..50)
             .map(|n| ([192, 0, 2, 100 + n].into(), hop))
             .collect(),
+        has_node_ports: true,
         unanswered_vips: BTreeSet::new(),
     })
 }

@@ -356,6 +356,10 @@ fn raise(change: &mut Change<'_>) {
             member.flags |= backend_flags::ACCEPTS_NEW;
         }
         if let Some(hop) = want.hop {
+            member.flags &= !backend_flags::NODE_SOURCE;
+            if hop.is_node_source {
+                member.flags |= backend_flags::NODE_SOURCE;
+            }
             member.mac = hop.mac.0;
             member.iface = hop.iface;
             member.csum = match member.identity {

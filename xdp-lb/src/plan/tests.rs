@@ -1,6 +1,6 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use fairlead_abi::lb::{frontend_flags, mode, vip_flags};
+use fairlead_abi::lb::{backend_flags, frontend_flags, mode, vip_flags};
 use fairlead_model::{Frontend, Protocol};
 use proptest::prelude::*;
 
@@ -48,6 +48,33 @@ fn the_first_plan_makes_the_wish_true_and_the_second_is_empty() {
             let wishes = one(web(vip), Wish::of(mode, 1..=4));
             node.settle(&wish_all(&wishes));
             node.assert_is(&wishes);
+        }
+    }
+}
+
+#[test]
+fn which_source_a_backend_sees_is_in_its_record_and_outlives_a_restart() {
+    for vip in [FE4, FE6] {
+        let wish = Wish::of(mode::SNAT, 1..=3);
+        let as_vip = wish_all(&one(web(vip), wish));
+        let mut as_node = as_vip.clone();
+        let wanted = Arc::make_mut(as_node.frontends.get_mut(&web(vip)).unwrap());
+        wanted.backends[1].hop.as_mut().unwrap().is_node_source = true;
+        let mut node = Node::new();
+        for (desired, want) in [(&as_node, 1), (&as_vip, 0), (&as_node, 1)] {
+            node.settle(desired);
+            let seen = (0..64).map(|record| {
+                if vip == FE4 {
+                    node.maps.backends4.read(record).flags
+                } else {
+                    node.maps.backends6.read(record).flags
+                }
+            });
+            let n = seen.filter(|flags| flags & backend_flags::NODE_SOURCE != 0);
+            assert_eq!(n.count(), want);
+            node.restart();
+            let plan = node.plan(desired);
+            assert!(plan.ops.is_empty(), "{:?}", plan.ops);
         }
     }
 }

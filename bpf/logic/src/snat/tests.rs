@@ -454,15 +454,62 @@ fn udp_without_a_checksum_stays_without() {
 }
 
 #[test]
-fn a_packet_at_the_end_of_its_life_is_dropped() {
+fn the_end_of_a_packets_life_is_said_by_the_node() {
     for v6 in [false, true] {
         let mut w = snat_world(v6, TCP);
+        let request = from_client(v6, 40_000, 80, TCP, SYN);
+        let got = ask(&mut w, &request);
+        for (spec, n) in [(request, 1), (answer(&got, ACK), 2)] {
+            let spec = Spec {
+                ttl: 1,
+                payload: vec![7; 301],
+                ..spec
+            };
+            let (verdict, out) = w.run(LB, &spec.build());
+            assert_eq!(verdict, Verdict::Tx);
+            let told = see(&out);
+            let own: IpAddr = if v6 {
+                "fd00::1".parse().unwrap()
+            } else {
+                [10, 0, 0, 1].into()
+            };
+            assert_eq!((told.src, told.dst, told.ttl), (own, spec.src, 64));
+            assert_eq!((told.dst_mac, told.src_mac), (spec.src_mac, LB_MAC));
+            let kind = if v6 { 3 } else { 11 };
+            assert_eq!(told.l4[..8], [kind, 0, told.l4[2], told.l4[3], 0, 0, 0, 0]);
+            assert_eq!(told.l4[8..], spec.l3()[..told.l4.len() - 8]);
+            assert_eq!(w.reason(reasons::TTL_EXPIRED), n);
+        }
+    }
+}
+
+#[test]
+fn a_short_packet_at_the_end_of_its_life_is_quoted_whole() {
+    for (v6, len) in [(false, 20 + 8 + 2), (true, 40 + 8 + 2)] {
+        let mut w = snat_world(v6, UDP);
+        // A frame has at least 60 bytes, a datagram may have fewer, and an odd number; a group is never told.
         let spec = Spec {
             ttl: 1,
-            ..from_client(v6, 40_000, 80, TCP, SYN)
+            payload: vec![9; 3],
+            ..from_client(v6, 40_000, 80, UDP, 0)
+        };
+        let mut frame = spec.build();
+        frame.resize(frame.len().max(60), 0);
+        let (verdict, out) = w.run(LB, &frame);
+        assert_eq!(verdict, Verdict::Tx);
+        assert_eq!(see(&out).l4[8..], spec.l3()[..len]);
+        let group = if v6 { "ff02::1" } else { "224.0.0.1" };
+        let spec = Spec {
+            src: group.parse().unwrap(),
+            ..spec
         };
         assert_eq!(w.run(LB, &spec.build()).0, Verdict::Drop);
-        assert_eq!(w.reason(reasons::TTL_EXPIRED), 1);
+        assert_eq!(w.reason(reasons::TTL_EXPIRED), 2);
+        // Without an address of its own the node speaks as the VIP.
+        let iface = w.ifaces.get_mut(LB).unwrap();
+        (iface.addr4, iface.addr6) = ([0; 4], [0; 16]);
+        let (_, out) = w.run(LB, &frame);
+        assert_eq!(see(&out).src, vip(v6));
     }
 }
 
