@@ -29,11 +29,13 @@ impl FieldValidation {
     }
 }
 
-/// Brings an object into the shape of its schema; returns warnings about what was dropped.
+/// Brings an object into the shape of its schema; returns warnings about what was dropped. `duplicates` are fields that the
+/// client sent twice.
 pub(crate) fn shape(
     served: &Served,
     object: &mut Value,
     validation: FieldValidation,
+    duplicates: &[String],
 ) -> Result<Vec<String>, ApiError> {
     let kind = &served.kind;
     let fields = name_type(served, object)?;
@@ -54,9 +56,13 @@ pub(crate) fn shape(
     let mut unknown = Vec::new();
     schema.prune(object, "", &mut unknown);
     schema.fill_defaults(object);
-    let told = unknown
+    let duplicates = duplicates
+        .iter()
+        .map(|field| format!("duplicate field \"{field}\""));
+    let unknown = unknown
         .into_iter()
         .map(|field| format!("unknown field \"{field}\""));
+    let told = duplicates.chain(unknown);
     match validation {
         FieldValidation::Ignore => Ok(Vec::new()),
         FieldValidation::Warn => Ok(told.collect()),
@@ -116,6 +122,12 @@ pub(crate) fn admit(
     let mut causes = Vec::new();
     // Types first: the rules may rely on them.
     served.version().schema.check(new, "", &mut causes);
+    if let (Rules::Custom, Some(old), false) = (rules, old, causes.is_empty()) {
+        // Ratcheting: a definition may have become stricter since, and what was there before may stay as it was.
+        let mut before = Vec::new();
+        served.version().schema.check(old, "", &mut before);
+        causes.retain(|cause| !before.contains(cause));
+    }
     if causes.is_empty() {
         fill(rules, new, old);
         validate::check_metadata(&served.kind, new, old, &mut causes);
@@ -123,6 +135,10 @@ pub(crate) fn admit(
             service::admit(new, old, allocated, &mut causes);
         } else {
             validate::check_kind(rules, new, old, &mut causes);
+        }
+        if causes.is_empty() {
+            let schema = &served.version().schema;
+            schema.check_rules(new, old, "", &mut causes);
         }
     }
     if causes.is_empty() {
@@ -192,7 +208,11 @@ fn fill(rules: Rules, new: &mut Value, old: Option<&Value>) {
         | Rules::Service
         | Rules::ConfigMap
         | Rules::Event
+        | Rules::NewEvent
         | Rules::Lease
+        | Rules::Definition
+        | Rules::Review
+        | Rules::Component
         | Rules::Custom => {}
     }
 }

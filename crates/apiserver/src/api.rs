@@ -16,10 +16,11 @@ use crate::auth::Auth;
 use crate::config::{Config, OpenError};
 use crate::discovery::Discovery;
 use crate::engine::{self, Job, Op, Outcome, Shared, Writer};
-use crate::kinds::Registry;
+use crate::kinds::{Registry, Rules};
 use crate::member::{self, Fence, Members};
-use crate::rest::write::Write;
-use crate::rest::{self, Params, Part, Shape, Target, read, watch, write};
+use crate::removal::Owners;
+use crate::rest::write::{Write, definition};
+use crate::rest::{self, Params, Part, Shape, Target, component, read, review, watch, write};
 use crate::service::Allocated;
 use crate::status::ApiError;
 use crate::store::{self, Bound, HISTORY_BYTES, RedbStore};
@@ -62,14 +63,19 @@ impl Api {
             detail,
         };
         let number = store.fence().map_err(|error| failed(error.to_string()))?;
-        let resources: Vec<Arc<str>> = registry
-            .kinds
-            .iter()
-            .map(|kind| kind.resource.clone())
-            .collect();
-        let (shared, jobs, mut writer) = engine::open(store, &resources, history, allocated)
-            .map_err(|error| failed(error.to_string()))?;
-        for op in write::default_namespaces(&registry) {
+        let resources = registry.stored();
+        let (shared, jobs, mut writer) = engine::open(
+            store,
+            &resources,
+            history,
+            (allocated, Owners::new(&registry)),
+        )
+        .map_err(|error| failed(error.to_string()))?;
+        let definitions = definition::keep(&registry, &config.crds);
+        for op in write::default_namespaces(&registry)
+            .into_iter()
+            .chain([definitions])
+        {
             match writer.apply(op) {
                 Ok(_) | Err(ApiError::AlreadyExists { .. }) => {}
                 // They are there from the first start on; a disk that is full today must not keep the API from reading.
@@ -113,8 +119,10 @@ impl Api {
 
     /// Resources that a successor takes over.
     pub(crate) fn copied_resources(&self) -> impl Iterator<Item = &str> {
-        let all = self.registry.kinds.iter().map(|kind| &*kind.resource);
-        all.filter(|resource| member::is_copied(resource))
+        let all = self.registry.kinds.iter();
+        all.filter(|kind| kind.rules.is_stored())
+            .map(|kind| &*kind.stored_in)
+            .filter(|resource| member::is_copied(resource))
     }
 
     /// Answers one request. Never fails: refusals are answers.
@@ -153,6 +161,9 @@ impl Api {
         {
             return Ok(response);
         }
+        if let Some(response) = rest::no_pods(&head.method, path) {
+            return Ok(response);
+        }
         let target = Target::parse(&self.registry, &rest::segments(path)?)?;
         let warning = target.served.version().warning.clone();
         let mut response = self.dispatch(target, &head, body, stop).await?;
@@ -171,11 +182,23 @@ impl Api {
         let shape = Shape::wanted(&head.headers, &params)?;
         let is_whole = target.part == Part::Whole;
         let name = target.name.clone();
+        let rules = target.served.kind.rules;
+        let watches = is_whole && params.flag("watch");
+        if !rules
+            .verbs()
+            .contains(&verb(&head.method, name.is_some(), watches))
+        {
+            return Err(match rules {
+                Rules::Definition => definition::refuse(&target),
+                _ => ApiError::MethodNotAllowed,
+            });
+        }
+        if rules == Rules::Component {
+            return component::answer(self, &target, shape);
+        }
         if head.method == Method::GET {
             return match name {
-                _ if is_whole && params.flag("watch") => {
-                    watch::watch(self, target, &params, shape, stop)
-                }
+                _ if watches => watch::watch(self, target, &params, shape, stop),
                 Some(name) => read::get(self, &target, &name, shape),
                 None => read::list(self, &target, &params, shape),
             };
@@ -189,6 +212,10 @@ impl Api {
             body,
         };
         match (&head.method, name) {
+            _ if rules == Rules::Review => {
+                let sent = write.decode(self)?;
+                review::answer(&write.target, sent, write.validation()?)
+            }
             (&Method::POST, None) => write::create(self, write).await,
             (&Method::PUT, Some(name)) => write::replace(self, write, &name).await,
             (&Method::PATCH, Some(name)) => write::patch(self, write, &name).await,
@@ -244,6 +271,21 @@ impl Api {
         queued.map_err(|_closed| ApiError::ShuttingDown)?;
         // From here on the write may happen whatever we say, so no deadline: the answer must be true.
         answer.await.map_err(|_closed| ApiError::ShuttingDown)?
+    }
+}
+
+/// The word of RBAC and discovery for what a request does.
+fn verb(method: &Method, named: bool, watch: bool) -> &'static str {
+    match *method {
+        Method::GET if watch => "watch",
+        Method::GET if named => "get",
+        Method::GET => "list",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if named => "delete",
+        Method::DELETE => "deletecollection",
+        _ => "",
     }
 }
 

@@ -40,8 +40,12 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Open watches over all clients; further ones get 429.
     pub watches: usize,
-    /// Open connections; further ones wait in the kernel's queue.
+    /// Open connections that have shown a token; requests on further ones wait, then get 429.
     pub connections: usize,
+    /// Connections that have not shown a token yet, and how many of them from one IPv4 address or IPv6 /64. A new one beyond
+    /// that is let in, and the oldest of whoever has the most is closed.
+    pub strangers: usize,
+    pub strangers_per_peer: usize,
     /// Changes remembered per resource: a watch that starts or falls further behind gets 410 and lists again.
     pub history: usize,
     /// A connection whose client takes no byte for this long is closed.
@@ -54,6 +58,8 @@ impl Default for Limits {
             body_bytes: 3 * 1024 * 1024,
             watches: 1024,
             connections: 512,
+            strangers: 256,
+            strangers_per_peer: 64,
             history: 2048,
             write_stall: Duration::from_secs(30),
         }

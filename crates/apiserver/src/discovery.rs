@@ -15,11 +15,15 @@ use crate::openapi;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
+const OPENAPI_V2: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
 /// Rendered documents by path.
 pub(crate) struct Discovery {
     documents: HashMap<String, Bytes>,
     /// `/api` and `/apis` in one piece each, for clients that ask for that.
     aggregated: HashMap<&'static str, Bytes>,
+    /// `/openapi/v2` in protobuf.
+    openapi_v2: Bytes,
 }
 
 impl Discovery {
@@ -62,8 +66,9 @@ impl Discovery {
                 add(root(group, version), &list);
             }
         }
-        for (path, document) in openapi::documents(registry) {
-            add(path, &document);
+        let openapi = openapi::documents(registry);
+        for (path, document) in &openapi.json {
+            add(path.clone(), document);
         }
         let aggregated = [("/api", true), ("/apis", false)]
             .map(|(path, core)| (path, Bytes::from(aggregate(registry, core).to_string())))
@@ -71,6 +76,7 @@ impl Discovery {
         Self {
             documents,
             aggregated,
+            openapi_v2: openapi.v2_protobuf.into(),
         }
     }
 
@@ -94,8 +100,10 @@ impl Discovery {
                 && choice.contains("as=APIGroupDiscoveryList")
                 && parts.any(|part| part == "v=v2")
         });
+        let wants_protobuf = path == "/openapi/v2" && accept.contains("proto-openapi.spec.v2");
         let (document, media) = match self.aggregated.get(path).filter(|_| wants_aggregated) {
             Some(document) => (document, AGGREGATED),
+            None if wants_protobuf => (&self.openapi_v2, OPENAPI_V2),
             None => (self.documents.get(path)?, "application/json"),
         };
         let mut response = Response::new(Body::from(document.clone()));
@@ -125,22 +133,12 @@ fn describe_group(group: &str, versions: &[&str]) -> Value {
     json!({ "name": group, "versions": all, "preferredVersion": all[0] })
 }
 
-const VERBS: &[&str] = &[
-    "create",
-    "delete",
-    "deletecollection",
-    "get",
-    "list",
-    "patch",
-    "update",
-    "watch",
-];
 const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 
 fn resources(served: &Served) -> Vec<Value> {
     let kind = &served.kind;
     let mut whole = json!({ "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
-        "kind": kind.kind, "verbs": VERBS, "storageVersionHash": "" });
+        "kind": kind.kind, "verbs": kind.rules.verbs(), "storageVersionHash": "" });
     if !kind.short_names.is_empty() {
         whole["shortNames"] = json!(kind.short_names);
     }
@@ -181,7 +179,7 @@ fn aggregated_resource(group: &str, served: &Served) -> Value {
     let mut resource = json!({
         "resource": kind.plural, "singularResource": kind.singular,
         "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
-        "responseKind": response_kind, "verbs": VERBS,
+        "responseKind": response_kind, "verbs": kind.rules.verbs(),
     });
     if !kind.short_names.is_empty() {
         resource["shortNames"] = json!(kind.short_names);

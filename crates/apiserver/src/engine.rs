@@ -23,8 +23,10 @@ use tokio::sync::{oneshot, watch};
 
 pub(crate) use self::tx::Tx;
 pub(crate) use self::writer::{Writer, open};
+use crate::object;
 use crate::status::ApiError;
 use crate::store::Bound;
+pub(crate) use crate::store::StoreState;
 
 /// What a write did.
 #[derive(Debug, Clone)]
@@ -62,6 +64,8 @@ pub(crate) struct Event {
     pub(crate) bytes: usize,
 }
 
+type Edge = std::ops::Bound<(String, String)>;
+
 /// Objects by namespace and name.
 type Objects = BTreeMap<(String, String), Arc<Value>>;
 
@@ -84,6 +88,8 @@ struct State {
 pub(crate) struct Shared {
     state: RwLock<State>,
     history: Bound,
+    /// Set by the writer alone.
+    store: watch::Sender<StoreState>,
 }
 
 /// A watch asked for changes that are no longer known, or not yet.
@@ -91,6 +97,18 @@ pub(crate) struct Shared {
 pub(crate) struct Gone {
     pub(crate) asked: u64,
     pub(crate) oldest: u64,
+}
+
+/// What a list is to hold.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scope<'a> {
+    /// All namespaces when `None`.
+    pub(crate) namespace: Option<&'a str>,
+    /// Namespace and name of the object before the first.
+    pub(crate) after: Option<(String, String)>,
+    pub(crate) limit: usize,
+    /// A past revision; now when `None`.
+    pub(crate) at: Option<u64>,
 }
 
 /// One page of a list.
@@ -129,47 +147,60 @@ impl Shared {
         state.resources.get(resource)?.objects.get(&key).cloned()
     }
 
-    /// Objects of one namespace (all when `None`) that `keep` keeps, in key order, after `after`, at most `limit`.
+    pub(crate) fn store_state(&self) -> StoreState {
+        self.store.borrow().clone()
+    }
+
+    pub(crate) fn watch_store(&self) -> watch::Receiver<StoreState> {
+        self.store.subscribe()
+    }
+
+    /// The objects that `scope` asks for and `keep` keeps, in key order: as they are, or as they were at a past revision.
     pub(crate) fn list(
         &self,
         resource: &str,
-        namespace: Option<&str>,
-        after: Option<(String, String)>,
-        limit: usize,
+        scope: Scope<'_>,
         keep: impl Fn(&Value) -> bool,
-    ) -> Page {
+    ) -> Result<Page, Gone> {
         let state = self.read();
         let mut page = Page {
-            revision: state.revision,
+            revision: scope.at.unwrap_or(state.revision),
             objects: Vec::new(),
             more: false,
             remaining: 0,
         };
         let Some(table) = state.resources.get(resource) else {
-            return page;
+            return Ok(page);
         };
-        let start = match (after, namespace) {
-            (Some(key), _) => std::ops::Bound::Excluded(key),
-            (None, Some(namespace)) => {
-                std::ops::Bound::Included((namespace.to_owned(), String::new()))
-            }
-            (None, None) => std::ops::Bound::Unbounded,
+        let namespace = scope.namespace;
+        let start = match (scope.after, namespace) {
+            (Some(key), _) => Edge::Excluded(key),
+            (None, Some(namespace)) => Edge::Included((namespace.to_owned(), String::new())),
+            (None, None) => Edge::Unbounded,
         };
-        for (key, object) in table.objects.range((start, std::ops::Bound::Unbounded)) {
-            if namespace.is_some_and(|namespace| namespace != key.0) {
-                break;
-            }
-            if !keep(object) {
-                continue;
-            }
-            if page.objects.len() < limit {
+        let range = (start, Edge::Unbounded);
+        let undone = match scope.at {
+            Some(at) => table.undo(at, state.revision)?,
+            None => BTreeMap::new(),
+        };
+        let present = table
+            .objects
+            .range(range.clone())
+            .filter(|(key, _)| !undone.contains_key(*key));
+        let past = undone
+            .range(range)
+            .filter_map(|(key, object)| Some((key, object.as_ref()?)));
+        let all = merge_sorted(present, past)
+            .take_while(|(key, _)| namespace.is_none_or(|namespace| namespace == key.0));
+        for (_, object) in all.filter(|(_, object)| keep(object)) {
+            if page.objects.len() < scope.limit {
                 page.objects.push(object.clone());
             } else {
                 page.more = true;
                 page.remaining += 1;
             }
         }
-        page
+        Ok(page)
     }
 
     /// The revision of the latest change to any of `resources` that is still known.
@@ -276,7 +307,46 @@ impl State {
     }
 }
 
+/// Two sorted sequences without a common key as one.
+fn merge_sorted<'a, K: Ord + 'a, V: 'a>(
+    a: impl Iterator<Item = (&'a K, &'a V)>,
+    b: impl Iterator<Item = (&'a K, &'a V)>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    let (mut a, mut b) = (a.peekable(), b.peekable());
+    std::iter::from_fn(move || match (a.peek(), b.peek()) {
+        (Some((left, _)), Some((right, _))) if right < left => b.next(),
+        (Some(_), _) => a.next(),
+        (None, _) => b.next(),
+    })
+}
+
 impl Resource {
+    /// What must be put in the place of the present objects to have those of revision `at`; `None` for those that were not
+    /// there.
+    fn undo(
+        &self,
+        at: u64,
+        newest: u64,
+    ) -> Result<BTreeMap<(String, String), Option<Arc<Value>>>, Gone> {
+        if at < self.floor || at > newest {
+            return Err(Gone {
+                asked: at,
+                oldest: self.floor,
+            });
+        }
+        let mut undone = BTreeMap::new();
+        let from = self.window.partition_point(|event| event.revision <= at);
+        for event in self.window.range(from..) {
+            let named = event.after.as_ref().or(event.before.as_ref());
+            let name = named.map_or("", |object| object::name(object)).to_owned();
+            // The first change after `at` knows what was there then.
+            undone
+                .entry((event.namespace.clone(), name))
+                .or_insert_with(|| event.before.clone());
+        }
+        Ok(undone)
+    }
+
     fn new() -> Self {
         Self {
             objects: Objects::new(),

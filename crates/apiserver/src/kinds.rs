@@ -5,6 +5,7 @@
 
 mod core;
 mod crd;
+pub(crate) mod event;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::config::OpenError;
+use crate::protobuf::Protobuf;
 use crate::schema::Schema;
 use crate::table::Column;
 
@@ -24,15 +26,23 @@ pub(crate) enum Rules {
     Secret,
     ConfigMap,
     Event,
+    /// `events.k8s.io`: the same objects under newer field names.
+    NewEvent,
     EndpointSlice,
     Lease,
+    /// CustomResourceDefinition: this program's own, shown but not changed.
+    Definition,
+    /// Asked by POST and answered at once; nothing is stored.
+    Review,
+    /// ComponentStatus: the state of the API itself.
+    Component,
     Custom,
 }
 
 impl Rules {
     /// Whether `metadata.generation` counts changes of the desired state. Kubernetes keeps none for most core kinds.
     pub(crate) const fn has_generation(self) -> bool {
-        matches!(self, Self::EndpointSlice | Self::Custom)
+        matches!(self, Self::EndpointSlice | Self::Definition | Self::Custom)
     }
 
     /// Whether a PUT without a resourceVersion overwrites.
@@ -42,7 +52,7 @@ impl Rules {
 
     /// Whether a PUT creates what is not there.
     pub(crate) const fn put_creates(self) -> bool {
-        matches!(self, Self::Event | Self::Lease)
+        matches!(self, Self::Event | Self::NewEvent | Self::Lease)
     }
 
     /// Whether a status update may also change labels and annotations: so it is with the built-in kinds.
@@ -52,6 +62,30 @@ impl Rules {
 
     pub(crate) const fn is_built_in(self) -> bool {
         !matches!(self, Self::Custom)
+    }
+
+    /// What may be done with objects of the kind.
+    pub(crate) const fn verbs(self) -> &'static [&'static str] {
+        match self {
+            Self::Review => &["create"],
+            Self::Component => &["get", "list"],
+            Self::Definition => &["get", "list", "watch"],
+            _ => &[
+                "create",
+                "delete",
+                "deletecollection",
+                "get",
+                "list",
+                "patch",
+                "update",
+                "watch",
+            ],
+        }
+    }
+
+    /// Whether the store keeps objects of the kind.
+    pub(crate) const fn is_stored(self) -> bool {
+        !matches!(self, Self::Review | Self::Component)
     }
 }
 
@@ -85,8 +119,10 @@ pub(crate) struct Kind {
     pub(crate) categories: Vec<String>,
     pub(crate) namespaced: bool,
     pub(crate) rules: Rules,
-    /// `plural` or `plural.group`: the name in errors and in the store.
+    /// `plural` or `plural.group`: the name in errors.
     pub(crate) resource: Arc<str>,
+    /// The name in the store: the same, but where two groups show one set of objects.
+    pub(crate) stored_in: Arc<str>,
     pub(crate) versions: Vec<Version>,
     /// The `apiVersion` objects are stored with.
     pub(crate) stored_as: String,
@@ -131,6 +167,7 @@ pub(crate) struct Registry {
     pub(crate) kinds: Vec<Arc<Kind>>,
     /// OpenAPI definitions of all kinds and what they refer to.
     pub(crate) definitions: Map<String, Value>,
+    pub(crate) protobuf: Protobuf,
     by_path: HashMap<(String, String, String), Served>,
 }
 
@@ -172,8 +209,20 @@ impl Registry {
         Ok(Self {
             kinds,
             definitions,
+            protobuf: Protobuf::new(),
             by_path,
         })
+    }
+
+    /// The names under which the store keeps objects, each once.
+    pub(crate) fn stored(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<Arc<str>> = Vec::new();
+        for kind in self.kinds.iter().filter(|kind| kind.rules.is_stored()) {
+            if !names.contains(&kind.stored_in) {
+                names.push(kind.stored_in.clone());
+            }
+        }
+        names
     }
 
     pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Served> {
@@ -270,5 +319,10 @@ mod tests {
             );
         }
         assert!(registry.find("", "v1", "pods").is_none());
+        let (old, new) = (
+            registry.find("", "v1", "events").unwrap(),
+            registry.find("events.k8s.io", "v1", "events").unwrap(),
+        );
+        assert_eq!(old.kind.stored_in, new.kind.stored_in);
     }
 }

@@ -1,7 +1,9 @@
-//! OpenAPI v3 documents: an index and one per group and version.
+//! OpenAPI documents: v3, an index and one per group and version, and all of it as one v2 document (`openapi/v2.rs`).
 //!
 //! They say as much as kubectl asks for: the schemas (`explain`, the merge keys of `apply`), each path with its group, version
 //! and kind, and that `fieldValidation` may be sent.
+
+mod v2;
 
 use serde_json::{Map, Value, json};
 
@@ -11,7 +13,14 @@ use crate::kinds::{Registry, Served};
 const REF: &str = "#/components/schemas/";
 
 /// Every document with its path.
-pub(crate) fn documents(registry: &Registry) -> Vec<(String, Value)> {
+pub(crate) struct Documents {
+    /// The index, one per group and version, and v2.
+    pub(crate) json: Vec<(String, Value)>,
+    /// v2 as client-go asks for it.
+    pub(crate) v2_protobuf: Vec<u8>,
+}
+
+pub(crate) fn documents(registry: &Registry) -> Documents {
     let mut documents = Vec::new();
     let mut index = Map::new();
     for (group, versions) in registry.groups() {
@@ -24,8 +33,14 @@ pub(crate) fn documents(registry: &Registry) -> Vec<(String, Value)> {
             documents.push((format!("/openapi/v3/{name}"), document));
         }
     }
+    let v2 = v2::merge(documents.iter().map(|(_, document)| document));
     documents.push(("/openapi/v3".into(), json!({ "paths": index })));
-    documents
+    let v2_protobuf = v2::encode(&v2);
+    documents.push(("/openapi/v2".into(), v2));
+    Documents {
+        json: documents,
+        v2_protobuf,
+    }
 }
 
 fn hash(document: &Value) -> String {
@@ -51,6 +66,9 @@ fn document(registry: &Registry, group: &str, version: &str) -> Value {
             &served.version().definition,
         );
         let item = json!({ "$ref": format!("{REF}{}", served.version().definition) });
+        if !served.kind.rules.verbs().contains(&"list") {
+            continue;
+        }
         let list = json!({
             "type": "object", "required": ["items"],
             "description": format!("{} is a list of {}", served.kind.list_kind, served.kind.kind),
@@ -124,25 +142,54 @@ fn add_paths(paths: &mut Map<String, Value>, root: &str, served: &Served) {
         format!("{root}/{}", kind.plural)
     };
     let object = format!("{collection}/{{name}}");
-    if kind.namespaced {
+    let can = |verb: &str| kind.rules.verbs().contains(&verb);
+    if kind.namespaced && can("list") {
         let everywhere = json!({ "get": operation(served, "list", &[]) });
         paths.insert(format!("{root}/{}", kind.plural), everywhere);
     }
     let writes = &["dryRun", "fieldManager", "fieldValidation"];
-    paths.insert(
-        collection.clone(),
-        with_parameters(
-            json!({ "get": operation(served, "list", &["labelSelector", "fieldSelector", "limit", "continue", "watch"]),
-                "post": operation(served, "post", writes),
-                "delete": operation(served, "deletecollection", &["labelSelector", "fieldSelector"]) }),
-            &collection,
-        ),
+    let mut add = |path: &str, methods: &[(&str, &str, &str, &[&str])]| {
+        let mut item = json!({});
+        for (verb, method, action, parameters) in methods.iter().filter(|(verb, ..)| can(verb)) {
+            item[*method] = operation(served, action, parameters);
+            if *verb == "patch" {
+                item[*method]["requestBody"] = patch_body(served);
+            }
+        }
+        if item != json!({}) {
+            paths.insert(path.to_owned(), with_parameters(item, path));
+        }
+    };
+    let listing = &[
+        "labelSelector",
+        "fieldSelector",
+        "limit",
+        "continue",
+        "watch",
+    ];
+    let selecting = &["labelSelector", "fieldSelector"];
+    add(
+        &collection,
+        &[
+            ("list", "get", "list", listing),
+            ("create", "post", "post", writes),
+            ("deletecollection", "delete", "deletecollection", selecting),
+        ],
     );
-    let mut whole = json!({ "get": operation(served, "get", &[]), "put": operation(served, "put", writes),
-        "patch": operation(served, "patch", writes),
-        "delete": operation(served, "delete", &["dryRun", "propagationPolicy"]) });
-    whole["patch"]["requestBody"] = patch_body(served);
-    paths.insert(object.clone(), with_parameters(whole, &object));
+    add(
+        &object,
+        &[
+            ("get", "get", "get", &[]),
+            ("update", "put", "put", writes),
+            ("patch", "patch", "patch", writes),
+            (
+                "delete",
+                "delete",
+                "delete",
+                &["dryRun", "propagationPolicy"],
+            ),
+        ],
+    );
     if served.version().status {
         let status = format!("{object}/status");
         let mut part = json!({ "get": operation(served, "get", &[]), "put": operation(served, "put", writes),
@@ -212,7 +259,10 @@ mod tests {
     #[test]
     fn every_reference_in_a_document_resolves() {
         let registry = Registry::new(&[]).unwrap();
-        for (path, document) in documents(&registry) {
+        for (path, document) in documents(&registry).json {
+            if path == "/openapi/v2" {
+                continue;
+            }
             let mut named = Vec::new();
             let mut copy = document.clone();
             into_3_0(&mut copy, &mut named);
@@ -244,5 +294,19 @@ mod tests {
         let ports = &document["components"]["schemas"]["io.k8s.api.core.v1.ServiceSpec"]["properties"]
             ["ports"];
         assert_eq!(ports["x-kubernetes-patch-merge-key"], "port");
+    }
+
+    #[test]
+    fn v2_says_the_same_in_its_own_words() {
+        let registry = Registry::new(&[]).unwrap();
+        let all = documents(&registry).json;
+        let (_, v2) = all.iter().find(|(path, _)| path == "/openapi/v2").unwrap();
+        let spec = &v2["definitions"]["io.k8s.api.core.v1.Service"]["properties"]["spec"];
+        assert_eq!(spec["$ref"], "#/definitions/io.k8s.api.core.v1.ServiceSpec");
+        assert!(!v2.to_string().contains("#/components"));
+        let patch = &v2["paths"]["/api/v1/namespaces/{namespace}/services/{name}"]["patch"];
+        let strict = json!({"name": "fieldValidation", "in": "query", "type": "string", "uniqueItems": true});
+        assert!(patch["parameters"].as_array().unwrap().contains(&strict));
+        assert!(patch.get("requestBody").is_none());
     }
 }

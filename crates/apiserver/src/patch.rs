@@ -6,6 +6,7 @@
 use axum::http::{HeaderMap, header};
 use serde_json::Value;
 
+use crate::decode::{self, Sent};
 use crate::kinds::Served;
 use crate::schema::Schema;
 use crate::status::ApiError;
@@ -13,7 +14,14 @@ use crate::strategic;
 
 /// A decoded patch.
 #[derive(Debug, Clone)]
-pub(crate) enum Patch {
+pub(crate) struct Patch {
+    way: Way,
+    /// Fields that the patch names twice.
+    pub(crate) duplicates: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+enum Way {
     Json(json_patch::Patch),
     Merge(Value),
     Strategic(Value),
@@ -33,19 +41,25 @@ impl Patch {
         let bad = |error: serde_json::Error| {
             ApiError::bad_request(format!("error decoding patch: {error}"))
         };
-        let object = |body: &[u8]| {
-            let value: Value = serde_json::from_slice(body).map_err(bad)?;
+        let object = |body: &[u8], way: fn(Value) -> Way| {
+            let Sent { value, duplicates } = decode::json(body).map_err(bad)?;
             if value.is_object() {
-                Ok(value)
+                Ok(Self {
+                    way: way(value),
+                    duplicates,
+                })
             } else {
                 Err(ApiError::bad_request("a patch must be a JSON object"))
             }
         };
         match media {
-            "application/json-patch+json" => Ok(Self::Json(serde_json::from_slice(body).map_err(bad)?)),
-            "application/merge-patch+json" => Ok(Self::Merge(object(body)?)),
+            "application/json-patch+json" => Ok(Self {
+                way: Way::Json(serde_json::from_slice(body).map_err(bad)?),
+                duplicates: Vec::new(),
+            }),
+            "application/merge-patch+json" => object(body, Way::Merge),
             "application/strategic-merge-patch+json" if served.kind.rules.is_built_in() => {
-                Ok(Self::Strategic(object(body)?))
+                object(body, Way::Strategic)
             }
             "application/apply-patch+yaml" | "application/apply-patch+cbor" => Err(ApiError::UnsupportedMediaType {
                 detail: "server-side apply is not supported: this API keeps no field ownership; \
@@ -71,14 +85,14 @@ impl Patch {
     /// The object that the patch makes of `current`.
     pub(crate) fn apply(&self, schema: &Schema, current: &Value) -> Result<Value, ApiError> {
         let mut object = current.clone();
-        match self {
-            Self::Json(patch) => json_patch::patch(&mut object, patch).map_err(|error| {
+        match &self.way {
+            Way::Json(patch) => json_patch::patch(&mut object, patch).map_err(|error| {
                 ApiError::UnprocessablePatch {
                     detail: error.to_string(),
                 }
             })?,
-            Self::Merge(patch) => json_patch::merge(&mut object, patch),
-            Self::Strategic(patch) => strategic::merge(schema, &mut object, patch)
+            Way::Merge(patch) => json_patch::merge(&mut object, patch),
+            Way::Strategic(patch) => strategic::merge(schema, &mut object, patch)
                 .map_err(|detail| ApiError::UnprocessablePatch { detail })?,
         }
         if object.is_object() {

@@ -11,9 +11,12 @@ mod check;
 mod walk;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use regex::Regex;
 use serde_json::{Map, Value};
+
+use crate::expression::Rule;
 
 /// JSON types as schemas name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +95,7 @@ pub(crate) struct Schema {
     max_properties: Option<u64>,
     unique_items: bool,
     /// `x-kubernetes-list-type: map`: the fields that tell items apart.
-    list_map_keys: Vec<String>,
+    pub(crate) list_map_keys: Vec<String>,
     list_set: bool,
     /// `x-kubernetes-patch-strategy: merge` on a list; items are told apart by this field, or are plain values.
     pub(crate) merge: Option<MergeList>,
@@ -100,6 +103,10 @@ pub(crate) struct Schema {
     any_of: Vec<Self>,
     one_of: Vec<Self>,
     not: Option<Box<Self>>,
+    /// `x-kubernetes-validations`.
+    pub(crate) rules: Vec<Arc<Rule>>,
+    /// There are rules here or below.
+    pub(crate) has_rules: bool,
 }
 
 /// A schema that cannot be served, and where.
@@ -184,6 +191,19 @@ fn compile(
     if let Some(not) = schema.get("not") {
         compiled.not = Some(Box::new(child("not".into(), not)?));
     }
+    for (n, rule) in array(schema, "x-kubernetes-validations").iter().enumerate() {
+        let rule = Rule::parse(rule).map_err(|detail| {
+            path.push(format!("x-kubernetes-validations[{n}]"));
+            bad(path, detail)
+        })?;
+        compiled.rules.push(Arc::new(rule));
+    }
+    compiled.has_rules = !compiled.rules.is_empty()
+        || compiled.properties.values().any(|below| below.has_rules)
+        || [&compiled.additional, &compiled.items]
+            .into_iter()
+            .flatten()
+            .any(|below| below.has_rules);
     Ok(compiled)
 }
 

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use crate::kinds::{Kind, Rules};
+use crate::kinds::{Kind, Rules, event};
 use crate::status::ApiError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +59,11 @@ impl Selector {
             selector.fields.push((pointer, value.to_owned(), equal));
         }
         Ok(selector)
+    }
+
+    /// Whether it keeps everything.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
     }
 
     pub(crate) fn keeps(&self, object: &Value) -> bool {
@@ -119,13 +124,34 @@ fn field_pointer(kind: &Kind, field: &str) -> Option<String> {
             "source",
             "type",
         ],
-        Rules::ConfigMap | Rules::EndpointSlice | Rules::Lease | Rules::Custom => &[],
+        Rules::NewEvent => &[
+            "regarding.kind",
+            "regarding.namespace",
+            "regarding.name",
+            "regarding.uid",
+            "regarding.apiVersion",
+            "regarding.resourceVersion",
+            "regarding.fieldPath",
+            "reason",
+            "reportingController",
+            "type",
+        ],
+        Rules::ConfigMap
+        | Rules::EndpointSlice
+        | Rules::Lease
+        | Rules::Definition
+        | Rules::Review
+        | Rules::Component
+        | Rules::Custom => &[],
     };
     let known = field == "metadata.name"
         || (field == "metadata.namespace" && kind.namespaced)
         || own.contains(&field);
     known.then(|| match field {
         "source" => "/source/component".to_owned(),
+        _ if kind.rules == Rules::NewEvent => {
+            format!("/{}", event::core_field(field).replace('.', "/"))
+        }
         _ => format!("/{}", field.replace('.', "/")),
     })
 }

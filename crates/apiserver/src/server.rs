@@ -2,16 +2,16 @@
 //!
 //! ```text
 //!  run ── Supervisor ─┬─ api-writer (thread): engine::Writer, ends when the last handler is gone
-//!                     └─ listener (task) ── Tasks(limits.connections): one per connection, TLS, HTTP/1.1 or h2
+//!                     └─ listener (task) ── Tasks(strangers + connections): one per connection, TLS, HTTP/1.1 or h2
 //! ```
-//! Connections beyond the limit wait in the kernel's accept queue. On stop: no new connections, watches end, requests under
+//! A connection is a stranger until a request on it shows a token (`door.rs`), and then takes one of the places for clients; when
+//! those are gone, its requests get 429. On stop: no new connections, watches end, requests under
 //! way have `LAST_CALL` to finish, then the writer commits what it was given and ends.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -23,21 +23,30 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use serde_json::json;
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
 use crate::auth::{Auth, Token};
 use crate::config::{Config, OpenError, RunError};
+use crate::door::{Door, Visit};
 use crate::engine::Writer;
 use crate::stall::Stall;
-use crate::store::RedbStore;
-use crate::{Fence, files, member, tls};
+use crate::status::ApiError;
+use crate::store::{RedbStore, StoreState};
+use crate::{Fence, files, member, rest, tls};
 
 /// A client that has not finished its handshake by then, or shown its token in as long again, is no client.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long an idle connection is kept: longer than clients keep theirs (90 s in hyper and in Go), so that it is the client
 /// who closes it. A server that does so first may cut off a request that was just sent.
 const IDLE: Duration = Duration::from_mins(2);
+/// How long a request with a token waits for a place.
+const FULL: Duration = Duration::from_secs(30);
+/// How long a burst of connections from this machine has to settle before the oldest are sent away.
+const OWN_BURST: Duration = Duration::from_millis(500);
+/// Longest request head, so that a stranger cannot fill the memory with one.
+const HEAD_BYTES: usize = 64 * 1024;
 /// How long requests under way may take once the server stops.
 const LAST_CALL: Duration = Duration::from_secs(3);
 /// A listener out of file descriptors tries again after this.
@@ -123,6 +132,11 @@ impl Server {
         self.api.members.yielded.subscribe()
     }
 
+    /// Whether writes work, and why not. Follows the latest write.
+    pub fn store_state(&self) -> tokio::sync::watch::Receiver<StoreState> {
+        self.api.shared.watch_store()
+    }
+
     /// The bound address, with the port that was taken when 0 was asked for.
     pub const fn local_addr(&self) -> SocketAddr {
         self.local_addr
@@ -206,14 +220,19 @@ async fn accept(
     config: &Config,
     stop: &CancellationToken,
 ) {
-    let mut connections = Tasks::new("api connections", config.limits.connections);
+    let limits = &config.limits;
+    let door = Door::new(limits.strangers, limits.strangers_per_peer);
+    let places = Arc::new(Semaphore::new(limits.connections));
+    // As many again may wait for a place, having shown a token.
+    let most = limits.strangers + 2 * limits.connections;
+    let mut connections = Tasks::new("api connections", most);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let socket = match accepted {
-            Ok((socket, _peer)) => socket,
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Either that one connection is gone already, or descriptors ran out: both pass.
                 tracing::warn!(error = %error, "could not accept a connection");
@@ -221,11 +240,24 @@ async fn accept(
                 continue;
             }
         };
+        if peer.ip().to_canonical().is_loopback() {
+            let settled = tokio::time::timeout(OWN_BURST, async {
+                while door.crowded(peer.ip()) {
+                    door.left().await;
+                }
+            });
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _waited = settled => {}
+            }
+        }
+        let seat = Arc::new(Seat::new(door.enter(peer.ip()), places.clone()));
         let connection = serve(
             socket,
             tls.clone(),
             api.clone(),
-            config.limits.write_stall,
+            seat,
+            limits.write_stall,
             stop.clone(),
         );
         tokio::select! {
@@ -244,14 +276,68 @@ async fn accept(
     }
 }
 
+/// Where a connection stands: at the door, or in one of the places for clients.
+struct Seat {
+    /// Fires when a stranger's place is needed for somebody else.
+    sent_away: CancellationToken,
+    visit: Mutex<Option<Visit>>,
+    places: Arc<Semaphore>,
+    place: OnceLock<OwnedSemaphorePermit>,
+}
+
+impl Seat {
+    fn new(visit: Visit, places: Arc<Semaphore>) -> Self {
+        Self {
+            sent_away: visit.sent_away.clone(),
+            visit: Mutex::new(Some(visit)),
+            places,
+            place: OnceLock::new(),
+        }
+    }
+
+    fn is_taken(&self) -> bool {
+        self.place.get().is_some()
+    }
+
+    fn is_stranger(&self) -> bool {
+        self.visit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
+    }
+
+    /// Leaves the door for a place, as soon as there is one.
+    async fn take(&self) -> Result<(), ApiError> {
+        drop(
+            self.visit
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        if self.is_taken() {
+            return Ok(());
+        }
+        let place = tokio::time::timeout(FULL, self.places.clone().acquire_owned());
+        let Ok(Ok(place)) = place.await else {
+            return Err(ApiError::TooManyRequests {
+                what: "connections",
+            });
+        };
+        // Two requests at once: the second gives its permit back.
+        drop(self.place.set(place));
+        Ok(())
+    }
+}
+
 async fn serve(
     socket: TcpStream,
     tls: TlsAcceptor,
     api: Arc<Api>,
+    seat: Arc<Seat>,
     stall: Duration,
     stop: CancellationToken,
 ) {
-    if let Err(error) = talk(socket, tls, api, stall, stop).await {
+    if let Err(error) = talk(socket, tls, api, seat, stall, stop).await {
         // Port scans, clients that went away, clients that do not trust the CA: nothing an operator must act on.
         tracing::debug!(error = %error, "connection ended");
     }
@@ -261,34 +347,41 @@ async fn talk(
     socket: TcpStream,
     tls: TlsAcceptor,
     api: Arc<Api>,
+    seat: Arc<Seat>,
     stall: Duration,
     stop: CancellationToken,
 ) -> Result<(), fairlead_rt::BoxError> {
     socket.set_nodelay(true)?;
     let late = |()| io::Error::from(io::ErrorKind::TimedOut);
-    let stream = tokio::time::timeout(HANDSHAKE, tls.accept(socket))
-        .await
-        .map_err(|_elapsed| late(()))??;
+    let handshake = tokio::time::timeout(HANDSHAKE, tls.accept(socket));
+    let stream = tokio::select! {
+        stream = handshake => stream.map_err(|_elapsed| late(()))??,
+        () = seat.sent_away.cancelled() => return Err(late(()).into()),
+    };
     let watches = stop.clone();
     let member = member::of_connection(stream.get_ref().1);
-    let admitted = Arc::new(AtomicBool::new(false));
-    let known = admitted.clone();
+    let own = seat.clone();
     let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
         let is_member = member.is_some();
         if let Some(member) = member.clone() {
             request.extensions_mut().insert(member);
         }
-        if !known.load(Ordering::Relaxed) && (is_member || api.admits(request.headers())) {
-            known.store(true, Ordering::Relaxed);
+        let admitted = own.is_taken() || is_member || api.admits(request.headers());
+        let (api, stop, own) = (api.clone(), watches.clone(), own.clone());
+        async move {
+            let seated = if admitted { own.take().await } else { Ok(()) };
+            Ok::<_, Infallible>(match seated {
+                Ok(()) => api.handle(request.map(Body::new), stop).await,
+                Err(full) => rest::refuse(&full),
+            })
         }
-        let (api, stop) = (api.clone(), watches.clone());
-        async move { Ok::<_, Infallible>(api.handle(request.map(Body::new), stop).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(IDLE);
+        .header_read_timeout(IDLE)
+        .max_buf_size(HEAD_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -301,11 +394,12 @@ async fn talk(
         tokio::select! {
             ended = connection.as_mut() => return ended,
             () = tokio::time::sleep(HANDSHAKE), if probation => {
-                if !admitted.load(Ordering::Relaxed) {
+                if seat.is_stranger() {
                     return Err(late(()).into());
                 }
                 probation = false;
             }
+            () = seat.sent_away.cancelled() => return Err(late(()).into()),
             () = stop.cancelled() => break,
         }
     }

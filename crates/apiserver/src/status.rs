@@ -165,7 +165,11 @@ pub(crate) enum ApiError {
     #[error("only the following media types are accepted: application/json")]
     NotAcceptable,
     #[error("{detail}")]
-    Expired { detail: String },
+    Expired {
+        detail: String,
+        /// A continue token that accepts an inconsistent rest of the list.
+        go_on: Option<String>,
+    },
     #[error("Request entity too large: limit is {limit} bytes")]
     TooLarge { limit: usize },
     #[error("too many {what}, please try again later")]
@@ -254,10 +258,16 @@ impl ApiError {
 
     /// The `metav1.Status` that says so.
     pub(crate) fn to_status(&self) -> Value {
+        let metadata = match self {
+            Self::Expired {
+                go_on: Some(token), ..
+            } => json!({ "continue": token }),
+            _ => json!({}),
+        };
         json!({
             "kind": "Status",
             "apiVersion": "v1",
-            "metadata": {},
+            "metadata": metadata,
             "status": "Failure",
             "message": self.to_string(),
             "reason": self.reason(),

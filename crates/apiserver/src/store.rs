@@ -77,6 +77,31 @@ pub(crate) enum StoreError {
     Failed { detail: String },
 }
 
+/// Whether the API can write, as of its latest write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreState {
+    Writable,
+    /// No room on the disk: reads go on, writes are answered with 507 until there is room again.
+    Full {
+        detail: String,
+    },
+    /// The disk or the database fails: reads go on, writes are answered with 500.
+    Failed {
+        detail: String,
+    },
+}
+
+impl StoreState {
+    /// A closed, CamelCase word for conditions, metrics and the runbook.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Writable => "StorageWritable",
+            Self::Full { .. } => "StorageFull",
+            Self::Failed { .. } => "StorageFailed",
+        }
+    }
+}
+
 /// Durable objects with revisions and a bounded history.
 pub(crate) trait Store: Send {
     /// The revision of the latest change; at least 1.

@@ -9,6 +9,8 @@
 mod client;
 #[path = "api/harness.rs"]
 mod harness;
+#[path = "api/owners.rs"]
+mod owners;
 #[path = "api/refusals.rs"]
 mod refusals;
 #[path = "api/watches.rs"]

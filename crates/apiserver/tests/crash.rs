@@ -20,8 +20,8 @@ use std::time::Duration;
 use fairlead_apiserver::{Config, Server};
 use fairlead_rt::CancellationToken;
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, ListParams, PostParams};
+use k8s_openapi::api::core::v1::{ComponentStatus, ConfigMap};
+use kube::api::{Api, ListParams, Patch, PostParams};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
@@ -67,6 +67,12 @@ fn main() {
     run("an_acknowledged_write_survives_kill_9", &mut || {
         runtime.block_on(an_acknowledged_write_survives_kill_9());
     });
+    run("no_log_has_the_token", &mut || {
+        runtime.block_on(no_log_has_the_token());
+    });
+    run("a_thousand_writes_at_once_survive_kill_9", &mut || {
+        runtime.block_on(a_thousand_writes_at_once_survive_kill_9());
+    });
     run(
         "a_full_disk_refuses_writes_and_gives_them_back",
         &mut || {
@@ -77,7 +83,16 @@ fn main() {
     println!("\ntest result: ok. {passed} passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
 }
 
+/// Set for a process that says everything it can on standard error.
+const LOUD: &str = "FAIRLEAD_TEST_LOUD";
+
 fn serve(dir: &Path) {
+    if std::env::var_os(LOUD).is_some() {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(std::io::stderr)
+            .init();
+    }
     let server = Server::open(Config::new(dir, "127.0.0.1:0".parse().unwrap())).unwrap();
     println!("ready");
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -186,6 +201,159 @@ async fn an_acknowledged_write_survives_kill_9() {
     child.wait().unwrap();
 }
 
+/// Every library's every line, while clients with the right, a wrong and no token come and go.
+async fn no_log_has_the_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .env(CHILD, dir.path())
+        .env(LOUD, "1")
+        .stdout(Stdio::piped())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let kubeconfig = std::fs::read_to_string(dir.path().join("admin.kubeconfig")).unwrap();
+    let token = std::fs::read_to_string(dir.path().join("admin.token")).unwrap();
+    let wrong = "f00d".repeat(16);
+    let maps = Api::<ConfigMap>::default_namespaced(harness::client(&kubeconfig).await);
+    maps.create(&PostParams::default(), &config_map("m", "1"))
+        .await
+        .unwrap();
+    maps.get("nobody").await.unwrap_err();
+    let stranger = harness::client(&kubeconfig.replace(token.trim(), &wrong)).await;
+    let refused = Api::<ConfigMap>::default_namespaced(stranger)
+        .get("m")
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, kube::Error::Api(status) if status.code == 401));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("TRACE"), "the process was not loud");
+    for secret in [token.trim(), wrong.as_str()] {
+        let told = log.lines().find(|line| line.contains(secret));
+        assert_eq!(told, None, "a token in the log");
+    }
+}
+
+/// Objects that one request of the thousand deletes together.
+const GROUP: usize = 25;
+
+/// Two fields that every write sets alike, and the group of those that are deleted by one request.
+fn pair(name: &str, group: &str, value: &str) -> ConfigMap {
+    let object = json!({"metadata": {"name": name, "labels": {"group": group}}, "data": {"a": value, "b": value}});
+    serde_json::from_value(object).unwrap()
+}
+
+/// 1,000 requests under way at once, of every sort that writes; kill -9 in their middle; whatever was acknowledged is there, and
+/// nothing is there by half.
+async fn a_thousand_writes_at_once_survive_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut child, kubeconfig) = start_child(dir.path());
+    let maps = Api::<ConfigMap>::default_namespaced(harness::client(&kubeconfig).await);
+    let post = PostParams::default();
+    // What is there to be replaced, patched and deleted: 10 groups, each of which goes as one or not at all.
+    let seeds = futures::stream::iter(0..10 * GROUP).map(|n| {
+        let (maps, post) = (maps.clone(), post.clone());
+        async move {
+            let map = pair(&format!("seed-{n}"), &format!("g{}", n / GROUP), "old");
+            maps.create(&post, &map).await.unwrap()
+        }
+    });
+    let seeds: Vec<ConfigMap> = seeds.buffered(32).collect().await;
+    let patch = Patch::Merge(json!({"data": {"a": "new", "b": "new"}}));
+    let acknowledged = std::sync::Mutex::new(Vec::new());
+    let requests = futures::stream::iter(0..1000usize).map(|n| {
+        let (maps, post, patch, seeds, acknowledged) =
+            (&maps, &post, &patch, &seeds, &acknowledged);
+        async move {
+            let done = match n % 100 {
+                // Ten requests delete a group each.
+                99 => {
+                    let group = ListParams::default().labels(&format!("group=g{}", n / 100));
+                    let gone = maps.delete_collection(&Default::default(), &group).await;
+                    gone.map(|_| format!("deleted g{}", n / 100))
+                }
+                even if even % 2 == 0 => {
+                    let name = seeds[n / 4].metadata.name.clone().unwrap();
+                    let changed = maps.patch(&name, &Default::default(), patch).await;
+                    changed.map(|_| format!("patched {name}"))
+                }
+                _ => {
+                    let name = format!("new-{n}");
+                    maps.create(post, &pair(&name, "none", "new"))
+                        .await
+                        .map(|_| format!("created {name}"))
+                }
+            };
+            if let Ok(done) = done {
+                acknowledged.lock().unwrap().push(done);
+            }
+        }
+    });
+    let kill = async {
+        // In the middle of them: the wait is for progress, not for time.
+        harness::eventually("a third is acknowledged", async || {
+            (acknowledged.lock().unwrap().len() > 333).then_some(())
+        })
+        .await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    };
+    let all = requests.buffer_unordered(1000).collect::<Vec<()>>();
+    tokio::time::timeout(harness::PATIENCE, async { tokio::join!(all, kill) })
+        .await
+        .expect("clients notice that the server is dead");
+
+    let (mut child, kubeconfig) = start_child(dir.path());
+    let maps = Api::<ConfigMap>::default_namespaced(harness::client(&kubeconfig).await);
+    let there = maps.list(&ListParams::default()).await.unwrap().items;
+    let there: BTreeMap<String, ConfigMap> = there
+        .into_iter()
+        .map(|map| (map.metadata.name.clone().unwrap(), map))
+        .collect();
+    for map in there.values() {
+        let data = map.data.as_ref().unwrap();
+        assert_eq!(data["a"], data["b"], "half a write");
+    }
+    let group_of = |n: usize| (n * GROUP..(n + 1) * GROUP).map(|n| format!("seed-{n}"));
+    for n in 0..10 {
+        let left = group_of(n).filter(|name| there.contains_key(name)).count();
+        assert!(
+            left == 0 || left == GROUP,
+            "half of a deletion: {left} of {GROUP}"
+        );
+    }
+    let acknowledged = acknowledged.into_inner().unwrap();
+    println!("  {} of 1000 acknowledged", acknowledged.len());
+    assert!(
+        acknowledged.len() < 1000,
+        "the kill came too late to tell anything"
+    );
+    for done in &acknowledged {
+        match done.split_once(' ').unwrap() {
+            ("created", name) => assert!(there.contains_key(name), "{done}"),
+            ("deleted", group) => {
+                let n = group[1..].parse().unwrap();
+                assert!(group_of(n).all(|name| !there.contains_key(&name)), "{done}");
+            }
+            // A group that was deleted afterwards took its objects along.
+            (_, name) => assert!(
+                there
+                    .get(name)
+                    .is_none_or(|map| map.data.as_ref().unwrap()["a"] == "new"),
+                "{done}"
+            ),
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 async fn a_full_disk_refuses_writes_and_gives_them_back() {
     let disk = tempfile::tempdir().unwrap();
     mount(
@@ -232,6 +400,20 @@ async fn a_full_disk_refuses_writes_and_gives_them_back() {
         written.len(),
         refused.message
     );
+    // It is told as a condition, too.
+    let healthy = async || {
+        let components = Api::<ComponentStatus>::all(running.client.clone());
+        let store = components.get("store").await.unwrap();
+        let condition = store.conditions.unwrap().remove(0);
+        (
+            condition.type_,
+            condition.status,
+            condition.message.unwrap(),
+        )
+    };
+    let (kind, status, message) = healthy().await;
+    assert_eq!((kind.as_str(), status.as_str()), ("Healthy", "False"));
+    assert!(message.starts_with("StorageFull"), "{message}");
     // Reads go on, and so do refusals, without a crash.
     for _ in 0..3 {
         assert_eq!(maps.get("before").await.unwrap().data.unwrap()["k"], "1");

@@ -3,6 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::object;
+use crate::removal::Owners;
 use crate::service::Allocated;
 use crate::store::{Bound, Change, History, Key, PastChange, Record, Store, StoreError};
 
@@ -136,7 +137,7 @@ fn engine(history: usize) -> (Arc<Shared>, Writer<Memory>) {
             changes: history,
             bytes: usize::MAX,
         },
-        Allocated::new(&[cidr]).unwrap(),
+        (Allocated::new(&[cidr]).unwrap(), Owners::default()),
     )
     .unwrap();
     (shared, writer)
@@ -186,7 +187,7 @@ fn a_dry_run_and_a_refusal_leave_nothing_behind() {
         vec![(put("a", 1), true), (halfway, false), (put("c", 1), false)],
     );
     assert!(answers[0].is_ok());
-    let all = shared.list("configmaps", None, None, usize::MAX, |_| true);
+    let all = everything(&shared, None).unwrap();
     assert_eq!(all.objects.len(), 1);
     assert_eq!(all.objects[0]["metadata"]["resourceVersion"], "2");
 }
@@ -261,6 +262,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
 /// Objects by name, as a client that applies events would have them.
+fn everything(shared: &Shared, at: Option<u64>) -> Result<Page, Gone> {
+    let scope = Scope {
+        limit: usize::MAX,
+        at,
+        ..Scope::default()
+    };
+    shared.list("configmaps", scope, |_| true)
+}
+
 fn replay(state: &mut BTreeMap<String, Value>, events: &[Arc<Event>]) {
     for event in events {
         let shown = event.after.as_ref().or(event.before.as_ref()).unwrap();
@@ -280,7 +290,7 @@ proptest! {
         let mut client: Option<(u64, BTreeMap<String, Value>)> = None;
         for (n, step) in steps.iter().enumerate() {
             if n == listed_at {
-                let page = shared.list("configmaps", None, None, usize::MAX, |_| true);
+                let page = everything(&shared, None).unwrap();
                 let state = page.objects.iter().map(|o| (object::name(o).to_owned(), (**o).clone())).collect();
                 client = Some((page.revision, state));
             }
@@ -298,7 +308,7 @@ proptest! {
                 prop_assert_eq!(reached, shared.revision());
                 prop_assert!(events.windows(2).all(|pair| pair[0].revision < pair[1].revision));
                 replay(&mut state, &events);
-                let page = shared.list("configmaps", None, None, usize::MAX, |_| true);
+                let page = everything(&shared, None).unwrap();
                 let now: BTreeMap<String, Value> =
                     page.objects.iter().map(|o| (object::name(o).to_owned(), (**o).clone())).collect();
                 prop_assert_eq!(state, now);
@@ -307,5 +317,42 @@ proptest! {
                 prop_assert!(changes_since > history as u64, "told that {} is gone with a window of {}", gone.asked, history);
             }
         }
+    }
+
+    /// A list at a past revision shows what a list of then showed, in pages of any size, or says that it cannot.
+    #[test]
+    fn the_past_is_listed_as_it_was(steps in steps(), listed_at in 0usize..60, history in 1usize..20, limit in 1usize..4) {
+        let (shared, mut writer) = engine(history);
+        let mut then = None;
+        for (n, step) in steps.iter().enumerate() {
+            if n == listed_at {
+                then = Some(everything(&shared, None).unwrap());
+            }
+            drop(match step {
+                Step::Put(name) => writer.apply(put(NAMES[*name], n as u64)),
+                Step::Delete(name) => writer.apply(delete(NAMES[*name])),
+            });
+        }
+        let Some(then) = then else { return Ok(()) };
+        let changes_since = shared.revision() - then.revision;
+        let (mut shown, mut after) = (Vec::new(), None);
+        loop {
+            let scope = Scope { limit, after, at: Some(then.revision), ..Scope::default() };
+            let page = match shared.list("configmaps", scope, |_| true) {
+                Ok(page) => page,
+                Err(_gone) => {
+                    prop_assert!(changes_since > history as u64);
+                    return Ok(());
+                }
+            };
+            prop_assert_eq!(page.revision, then.revision);
+            shown.extend(page.objects);
+            prop_assert_eq!(page.remaining, then.objects.len() - shown.len());
+            match shown.last().filter(|_| page.more) {
+                Some(last) => after = Some(("default".to_owned(), object::name(last).to_owned())),
+                None => break,
+            }
+        }
+        prop_assert_eq!(shown, then.objects);
     }
 }

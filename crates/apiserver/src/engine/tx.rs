@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Objects, State};
 use crate::object;
+use crate::removal::Owners;
 use crate::service::Allocated;
 use crate::store::Key;
 
@@ -25,6 +26,8 @@ pub(crate) struct Tx<'a> {
     pub(super) latest: HashMap<Key, usize>,
     /// Cluster IPs and node ports in use, derived from the Services as they are staged.
     pub(crate) allocated: &'a mut Allocated,
+    /// Who owns whom, likewise.
+    pub(crate) owners: &'a mut Owners,
 }
 
 impl Tx<'_> {
@@ -94,8 +97,47 @@ impl Tx<'_> {
         let before = self.get(&key);
         self.allocated
             .replace(&key, before.as_deref(), after.as_deref());
+        self.owners
+            .replace(&key, before.as_deref(), after.as_deref());
         self.latest.insert(key.clone(), self.staged.len());
         self.staged.push(Staged { key, before, after });
+    }
+
+    /// The n-th staged change: what changed, from what, to what.
+    pub(crate) fn staged(&self, n: usize) -> Option<(Key, Option<Arc<Value>>, Option<Arc<Value>>)> {
+        let staged = self.staged.get(n)?;
+        Some((
+            staged.key.clone(),
+            staged.before.clone(),
+            staged.after.clone(),
+        ))
+    }
+
+    /// Gives an object staged after the first `n` the revision it had before: what is not kept gets no new one.
+    pub(super) fn keep_revision(&self, object: &mut Arc<Value>, n: usize) {
+        let same = |staged: &&Staged| {
+            staged
+                .after
+                .as_ref()
+                .is_some_and(|after| Arc::ptr_eq(after, object))
+        };
+        let Some(before) = self.staged[n..]
+            .iter()
+            .rev()
+            .find(same)
+            .map(|staged| &staged.before)
+        else {
+            return;
+        };
+        let mut shown = (**object).clone();
+        match before {
+            Some(before) => {
+                let revision = object::meta(before, "resourceVersion").to_owned();
+                object::set_meta(&mut shown, "resourceVersion", revision);
+            }
+            None => drop(object::meta_mut(&mut shown).remove("resourceVersion")),
+        }
+        *object = Arc::new(shown);
     }
 
     /// Forgets what was staged after the first `n`.
@@ -105,6 +147,11 @@ impl Tx<'_> {
                 break;
             };
             self.allocated.replace(
+                &undone.key,
+                undone.after.as_deref(),
+                undone.before.as_deref(),
+            );
+            self.owners.replace(
                 &undone.key,
                 undone.after.as_deref(),
                 undone.before.as_deref(),

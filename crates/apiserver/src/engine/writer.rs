@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::tx::Staged;
 use super::{Event, Job, Op, Outcome, Resource, Shared, State, Tx};
 use crate::object;
+use crate::removal::{self, Owners};
 use crate::service::Allocated;
 use crate::status::ApiError;
-use crate::store::{Bound, Change, PastChange, Store, StoreError};
+use crate::store::{Bound, Change, PastChange, Store, StoreError, StoreState};
 
 /// Writes that may wait for the disk. With the batch below, a full queue is a few commits, well under a second.
 const WRITE_QUEUE: usize = 256;
@@ -23,6 +24,7 @@ pub(crate) struct Writer<S> {
     pub(super) store: S,
     shared: Arc<Shared>,
     allocated: Allocated,
+    owners: Owners,
     jobs: mpsc::Receiver<Job>,
     /// The last commit failed, so the store must recover, and may hold more than we know.
     suspect: bool,
@@ -36,13 +38,13 @@ pub(crate) fn open<S: Store>(
     store: S,
     resources: &[Arc<str>],
     history: Bound,
-    allocated: Allocated,
+    (allocated, owners): (Allocated, Owners),
 ) -> Result<Opened<S>, StoreError> {
     let mut state = State {
         revision: store.revision()?,
         resources: HashMap::new(),
     };
-    let mut allocated = allocated;
+    let (mut allocated, mut owners) = (allocated, owners);
     for resource in resources {
         let past = store.history(resource)?;
         let table = state
@@ -65,6 +67,7 @@ pub(crate) fn open<S: Store>(
     for (key, record) in store.list()? {
         let object = decode(Some(&record.json), record.revision)?;
         allocated.replace(&key, None, object.as_deref());
+        owners.replace(&key, None, object.as_deref());
         // Objects of a resource that is no longer served stay in the store, unseen, until it is served again.
         if let (Some(table), Some(object)) = (state.resources.get_mut(&key.resource), object) {
             table.objects.insert((key.namespace, key.name), object);
@@ -73,12 +76,14 @@ pub(crate) fn open<S: Store>(
     let shared = Arc::new(Shared {
         state: RwLock::new(state),
         history,
+        store: watch::Sender::new(StoreState::Writable),
     });
     let (sender, jobs) = mpsc::channel(WRITE_QUEUE);
     let writer = Writer {
         store,
         shared: shared.clone(),
         allocated,
+        owners,
         jobs,
         suspect: false,
     };
@@ -118,6 +123,7 @@ impl<S: Store> Writer<S> {
         if self.suspect
             && let Err(error) = self.recover()
         {
+            self.tell(state_after(&error));
             let error = refusal(&error);
             for job in jobs {
                 answer(job.reply, Err(error.clone()));
@@ -130,11 +136,20 @@ impl<S: Store> Writer<S> {
             staged: Vec::new(),
             latest: HashMap::new(),
             allocated: &mut self.allocated,
+            owners: &mut self.owners,
         };
         let mut answers = Vec::with_capacity(jobs.len());
         for job in jobs {
             let before = tx.staged.len();
-            let result = (job.op)(&mut tx);
+            let mut result = (job.op)(&mut tx);
+            if result.is_ok() {
+                removal::settle(&mut tx, before);
+            }
+            if job.dry_run
+                && let Ok(Outcome::Object { object, .. }) = &mut result
+            {
+                tx.keep_revision(object, before);
+            }
             if result.is_err() || job.dry_run {
                 tx.roll_back(before);
             }
@@ -159,6 +174,9 @@ impl<S: Store> Writer<S> {
                     .collect();
                 drop(tx);
                 self.publish(staged);
+                if !changes.is_empty() {
+                    self.tell(StoreState::Writable);
+                }
                 for (reply, result, _) in answers {
                     answer(reply, result);
                 }
@@ -167,12 +185,25 @@ impl<S: Store> Writer<S> {
                 tx.roll_back(0);
                 drop(tx);
                 self.suspect = true;
+                self.tell(state_after(&error));
                 tracing::warn!(error = %error, "the store refused a commit of {} changes", changes.len());
                 for (reply, result, wrote) in answers {
                     answer(reply, if wrote { Err(refusal(&error)) } else { result });
                 }
             }
         }
+    }
+
+    /// Says whether writes work, when that changes.
+    fn tell(&self, state: StoreState) {
+        self.shared.store.send_if_modified(|known| {
+            let is_news = *known != state;
+            if is_news {
+                tracing::info!(reason = state.reason(), "the API's store changed its state");
+                *known = state;
+            }
+            is_news
+        });
     }
 
     /// Shows committed changes, each with its size.
@@ -230,6 +261,8 @@ impl<S: Store> Writer<S> {
                 let after = decode(change.value.as_deref(), change.revision)?;
                 self.allocated
                     .replace(&change.key, before.as_deref(), after.as_deref());
+                self.owners
+                    .replace(&change.key, before.as_deref(), after.as_deref());
                 staged.push((
                     Staged {
                         key: change.key,
@@ -267,6 +300,17 @@ fn change_of(staged: &Staged) -> Change {
 fn size_of_past(change: &PastChange) -> usize {
     let size = |json: &Option<Vec<u8>>| json.as_ref().map_or(0, Vec::len);
     size(&change.value) + size(&change.previous)
+}
+
+fn state_after(error: &StoreError) -> StoreState {
+    match error {
+        StoreError::Full { detail } => StoreState::Full {
+            detail: detail.clone(),
+        },
+        other => StoreState::Failed {
+            detail: other.to_string(),
+        },
+    }
 }
 
 fn refusal(error: &StoreError) -> ApiError {

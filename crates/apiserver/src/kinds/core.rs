@@ -1,8 +1,17 @@
 //! The built-in kinds. Their schemas come from the Kubernetes types themselves (k8s-openapi), not from a copy of ours.
 
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::api::authorization::v1::{
+    LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
+};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ComponentStatus, ConfigMap, Event, Namespace, Node, Secret, Service,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::events::v1::Event as NewEvent;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ListMeta};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
@@ -125,7 +134,88 @@ const BUILT_IN: &[BuiltIn] = &[
             "io.k8s.api.coordination.v1.Lease",
         )
     },
+    BuiltIn {
+        group: "events.k8s.io",
+        short_names: &["ev"],
+        ..core(
+            "Event",
+            "events",
+            Rules::NewEvent,
+            "io.k8s.api.events.v1.Event",
+        )
+    },
+    BuiltIn {
+        group: "apiextensions.k8s.io",
+        short_names: &["crd", "crds"],
+        namespaced: false,
+        ..core(
+            "CustomResourceDefinition",
+            "customresourcedefinitions",
+            Rules::Definition,
+            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
+        )
+    },
+    BuiltIn {
+        short_names: &["cs"],
+        namespaced: false,
+        ..core(
+            "ComponentStatus",
+            "componentstatuses",
+            Rules::Component,
+            "io.k8s.api.core.v1.ComponentStatus",
+        )
+    },
+    BuiltIn {
+        group: "authentication.k8s.io",
+        namespaced: false,
+        ..core(
+            "SelfSubjectReview",
+            "selfsubjectreviews",
+            Rules::Review,
+            "io.k8s.api.authentication.v1.SelfSubjectReview",
+        )
+    },
+    BuiltIn {
+        namespaced: false,
+        ..authorization(
+            "SelfSubjectAccessReview",
+            "selfsubjectaccessreviews",
+            "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
+        )
+    },
+    BuiltIn {
+        namespaced: false,
+        ..authorization(
+            "SelfSubjectRulesReview",
+            "selfsubjectrulesreviews",
+            "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
+        )
+    },
+    BuiltIn {
+        namespaced: false,
+        ..authorization(
+            "SubjectAccessReview",
+            "subjectaccessreviews",
+            "io.k8s.api.authorization.v1.SubjectAccessReview",
+        )
+    },
+    authorization(
+        "LocalSubjectAccessReview",
+        "localsubjectaccessreviews",
+        "io.k8s.api.authorization.v1.LocalSubjectAccessReview",
+    ),
 ];
+
+const fn authorization(
+    kind: &'static str,
+    plural: &'static str,
+    definition: &'static str,
+) -> BuiltIn {
+    BuiltIn {
+        group: "authorization.k8s.io",
+        ..core(kind, plural, Rules::Review, definition)
+    }
+}
 
 /// OpenAPI definitions of the built-in kinds and of everything they refer to; `$ref`s are `#/components/schemas/NAME`.
 pub(super) fn definitions() -> Map<String, Value> {
@@ -141,7 +231,16 @@ pub(super) fn definitions() -> Map<String, Value> {
     generator.subschema_for::<Event>();
     generator.subschema_for::<EndpointSlice>();
     generator.subschema_for::<Lease>();
-    generator.subschema_for::<k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta>();
+    generator.subschema_for::<NewEvent>();
+    generator.subschema_for::<CustomResourceDefinition>();
+    generator.subschema_for::<ComponentStatus>();
+    generator.subschema_for::<SelfSubjectReview>();
+    generator.subschema_for::<SelfSubjectAccessReview>();
+    generator.subschema_for::<SelfSubjectRulesReview>();
+    generator.subschema_for::<SubjectAccessReview>();
+    generator.subschema_for::<LocalSubjectAccessReview>();
+    generator.subschema_for::<ListMeta>();
+    generator.subschema_for::<DeleteOptions>();
     let mut definitions = generator.take_definitions(true);
 
     for (definition, field, key) in MERGED_LISTS {
@@ -179,7 +278,14 @@ pub(super) fn kinds(definitions: &Map<String, Value>) -> Vec<Kind> {
 }
 
 fn kind(built_in: &BuiltIn, definitions: &Map<String, Value>) -> Kind {
-    let schema = Schema::compile(&definitions[built_in.definition], definitions)
+    // A definition holds schemas, which hold schemas: that recursion has no compiled form, and none is needed, since the only
+    // definitions stored are those that `crd.rs` has read.
+    let opaque = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    let schema = match built_in.rules {
+        Rules::Definition => &opaque,
+        _ => &definitions[built_in.definition],
+    };
+    let schema = Schema::compile(schema, definitions)
         .expect("schemas of the built-in kinds are not recursive and use known types");
     let resource = match built_in.group {
         "" => built_in.plural.to_owned(),
@@ -203,6 +309,10 @@ fn kind(built_in: &BuiltIn, definitions: &Map<String, Value>) -> Kind {
         },
         namespaced: built_in.namespaced,
         rules: built_in.rules,
+        stored_in: match built_in.rules {
+            Rules::NewEvent => "events".into(),
+            _ => resource.as_str().into(),
+        },
         resource: resource.into(),
         versions: vec![Version {
             name: "v1".to_owned(),
@@ -212,7 +322,10 @@ fn kind(built_in: &BuiltIn, definitions: &Map<String, Value>) -> Kind {
             warning: None,
             definition: built_in.definition.to_owned(),
         }],
-        stored_as: api_version(built_in.group, "v1"),
+        stored_as: match built_in.rules {
+            Rules::NewEvent => "v1".to_owned(),
+            _ => api_version(built_in.group, "v1"),
+        },
     }
 }
 

@@ -1,7 +1,7 @@
 //! A CustomResourceDefinition (apiextensions.k8s.io/v1) becomes a kind.
 //!
-//! Conversion is `None`: versions differ in their `apiVersion` only, as Cilium's do. CEL rules are not evaluated yet, which is
-//! said once, when the definition is loaded.
+//! Conversion is `None`: versions differ in their `apiVersion` only, as Cilium's do. A schema or a CEL rule that cannot be held
+//! to is refused here, when the definition is loaded.
 
 use serde_json::{Map, Value, json};
 
@@ -67,6 +67,7 @@ pub(super) fn parse(
         namespaced,
         rules: Rules::Custom,
         resource: format!("{plural}.{group}").into(),
+        stored_in: format!("{plural}.{group}").into(),
         versions,
         stored_as: api_version(&group, stored),
         group,
@@ -140,11 +141,6 @@ fn parse_version(
             "must be given",
         ));
     };
-    if mentions(schema, "x-kubernetes-validations") {
-        tracing::warn!(
-            "{kind} {name}: CEL rules (x-kubernetes-validations) in its schema are not evaluated"
-        );
-    }
     let mut schema = with_own_fields(schema);
     let compiled = Schema::compile(&schema, core).map_err(|bad| {
         let at = field("schema.openAPIV3Schema");
@@ -189,20 +185,19 @@ fn with_own_fields(schema: &Value) -> Value {
     let mut schema = schema.clone();
     let meta = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
     let properties = object::child_mut(&mut schema, "properties");
-    properties.insert("apiVersion".into(), json!({ "type": "string" }));
-    properties.insert("kind".into(), json!({ "type": "string" }));
+    // The words of Kubernetes, which `kubectl explain` shows.
+    properties.insert(
+        "apiVersion".into(),
+        json!({ "type": "string", "description": "APIVersion defines the versioned \
+        schema of this representation of an object." }),
+    );
+    properties.insert(
+        "kind".into(),
+        json!({ "type": "string", "description": "Kind is the kind of this object, in \
+        CamelCase." }),
+    );
     properties.insert("metadata".into(), json!({ "$ref": meta }));
     schema
-}
-
-fn mentions(schema: &Value, field: &str) -> bool {
-    match schema {
-        Value::Object(fields) => fields
-            .iter()
-            .any(|(name, value)| name == field || mentions(value, field)),
-        Value::Array(items) => items.iter().any(|item| mentions(item, field)),
-        _ => false,
-    }
 }
 
 pub(super) fn error(crd: &Value, field: &str, detail: &str) -> OpenError {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{Params, Shape, Target, bytes, json as respond, view};
 use crate::api::Api;
 use crate::clock;
+use crate::engine::{Gone, Scope};
 use crate::selector::Selector;
 use crate::status::ApiError;
 use crate::table;
@@ -74,34 +75,62 @@ pub(crate) fn list(
     let after = token
         .as_ref()
         .map(|token| (token.namespace.clone(), token.name.clone()));
-    let page = api.shared.list(
-        &kind.resource,
-        target.namespace.as_deref(),
+    let at = match &token {
+        // Later pages show the first page's revision, however much has changed since.
+        Some(token) => (token.revision != ANY_REVISION).then_some(token.revision),
+        None => exact_version(params, api.shared.revision())?,
+    };
+    let scope = Scope {
+        namespace: target.namespace.as_deref(),
         after,
         limit,
-        |o| selector.keeps(o),
-    );
-    check_version(params, page.revision)?;
-
-    // Later pages carry the first page's revision: a watch from there hears of everything that changed in between.
-    let revision = token.as_ref().map_or(page.revision, |token| token.revision);
-    if token.is_some() && api.shared.since(&kind.resource, revision).is_err() {
-        let detail = "The provided continue parameter is too old to display a consistent list result. \
-                      You must start a new list without the continue parameter.";
-        return Err(ApiError::Expired {
-            detail: detail.into(),
-        });
-    }
-    let mut meta = json!({ "resourceVersion": revision.to_string() });
+        at,
+    };
+    let page = api
+        .shared
+        .list(&kind.stored_in, scope, |object| selector.keeps(object))
+        .map_err(|gone| expired(token.as_ref(), gone))?;
+    let mut meta = json!({ "resourceVersion": page.revision.to_string() });
     if let Some(last) = page.objects.last().filter(|_| page.more) {
-        meta["continue"] = json!(Continue::after(revision, last).to_text());
-        meta["remainingItemCount"] = json!(page.remaining);
+        meta["continue"] = json!(Continue::after(page.revision, last).to_text());
+        // How many of the rest a selector will keep, a server that reads page by page cannot know; so no client expects it.
+        if selector.is_empty() {
+            meta["remainingItemCount"] = json!(page.remaining);
+        }
     }
     Ok(shaped_list(target, &page.objects, &meta, shape))
 }
 
+/// The revision of a continue token that goes on with whatever there is now.
+const ANY_REVISION: u64 = 0;
+
+/// The revision is no longer known. A list under way may go on with what there is now, if its client accepts that.
+fn expired(token: Option<&Continue>, gone: Gone) -> ApiError {
+    let Some(token) = token else {
+        return ApiError::Expired {
+            detail: format!(
+                "The provided resource version is unavailable: {} ({})",
+                gone.asked, gone.oldest
+            ),
+            go_on: None,
+        };
+    };
+    let go_on = Continue {
+        revision: ANY_REVISION,
+        ..token.clone()
+    };
+    let detail = "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+                  without the continue parameter, or use the continue token in this response to retrieve the remainder of \
+                  the results. Continuing with the provided token results in an inconsistent list - objects that were \
+                  created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+    ApiError::Expired {
+        detail: detail.into(),
+        go_on: Some(go_on.to_text()),
+    }
+}
+
 /// Many objects in the shape the client asked for.
-fn shaped_list(
+pub(crate) fn shaped_list(
     target: &Target,
     objects: &[Arc<Value>],
     meta: &Value,
@@ -142,24 +171,47 @@ fn shaped_list(
     }
 }
 
-/// `resourceVersionMatch=Exact` is answered only for now; anything at least as new as asked is always answered.
-fn check_version(params: &Params, now: u64) -> Result<(), ApiError> {
-    let asked = params.number("resourceVersion")?.unwrap_or(0);
-    if params.text("resourceVersionMatch") == "Exact" && asked != now {
-        return Err(ApiError::Expired {
-            detail: format!("The provided resource version is unavailable: {asked}"),
-        });
+/// The revision that `resourceVersionMatch=Exact` asks for; anything at least as new as asked is always answered.
+fn exact_version(params: &Params, now: u64) -> Result<Option<u64>, ApiError> {
+    let asked = params.number("resourceVersion")?;
+    let wanted = params.text("resourceVersionMatch");
+    let refuse = |detail: &str| {
+        Err(ApiError::bad_request(format!(
+            "resourceVersionMatch: {detail}"
+        )))
+    };
+    match (wanted, asked) {
+        ("", _) | ("NotOlderThan", Some(_)) => {}
+        ("Exact", Some(1..)) => {}
+        ("Exact", Some(0)) => {
+            return refuse(
+                "Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+            );
+        }
+        ("Exact" | "NotOlderThan", None) => {
+            return refuse(
+                "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+            );
+        }
+        (other, _) => {
+            return refuse(&format!(
+                "Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
+            ));
+        }
     }
+    let asked = asked.unwrap_or(0);
     if asked > now {
         // Only another database can have given this out; with `Expired` clients list again from nothing.
         return Err(ApiError::Expired {
             detail: format!("Too large resource version: {asked}, current: {now}"),
+            go_on: None,
         });
     }
-    Ok(())
+    Ok((wanted == "Exact").then_some(asked))
 }
 
 /// Where the next page begins.
+#[derive(Clone)]
 struct Continue {
     revision: u64,
     namespace: String,

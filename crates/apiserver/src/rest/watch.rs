@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{Params, Shape, Target, view};
 use crate::api::Api;
 use crate::clock;
-use crate::engine::{Event, Gone, Shared};
+use crate::engine::{Event, Gone, Scope, Shared};
 use crate::object;
 use crate::selector::Selector;
 use crate::status::ApiError;
@@ -79,7 +79,7 @@ pub(crate) fn watch(
         shared: api.shared.clone(),
         changed: api
             .shared
-            .changes(&kind.resource)
+            .changes(&kind.stored_in)
             .ok_or(ApiError::NoSuchPath)?,
         target,
         selector,
@@ -110,6 +110,7 @@ pub(crate) fn watch(
 fn stale(gone: Gone) -> ApiError {
     ApiError::Expired {
         detail: format!("too old resource version: {} ({})", gone.asked, gone.oldest),
+        go_on: None,
     }
 }
 
@@ -131,29 +132,31 @@ impl Watch {
                     oldest: newest,
                 }));
             }
-            self.begin_with_all(true);
+            self.begin_with_all(true)?;
         } else if since == 0 {
-            self.begin_with_all(false);
+            self.begin_with_all(false)?;
         } else {
             self.shared
-                .since(&self.target.served.kind.resource, since)
+                .since(&self.target.served.kind.stored_in, since)
                 .map_err(stale)?;
         }
         Ok(())
     }
 
     /// Queues every object as `ADDED`, and says where the initial ones end if the client asked for that.
-    fn begin_with_all(&mut self, mark_end: bool) {
+    fn begin_with_all(&mut self, mark_end: bool) -> Result<(), ApiError> {
         let selector = self.selector.clone();
         let namespace = self.target.namespace.clone();
-        let resource = self.target.served.kind.resource.clone();
-        let page = self.shared.list(
-            &resource,
-            namespace.as_deref(),
-            None,
-            usize::MAX,
-            |object| selector.keeps(object),
-        );
+        let resource = self.target.served.kind.stored_in.clone();
+        let scope = Scope {
+            namespace: namespace.as_deref(),
+            limit: usize::MAX,
+            ..Scope::default()
+        };
+        let page = self
+            .shared
+            .list(&resource, scope, |object| selector.keeps(object))
+            .map_err(stale)?;
         self.cursor = page.revision;
         let mut frames = String::new();
         for object in &page.objects {
@@ -165,6 +168,7 @@ impl Watch {
         if !frames.is_empty() {
             self.first = Some(frames.into());
         }
+        Ok(())
     }
 
     /// The next bytes of the stream; `None` at its end.
@@ -181,7 +185,7 @@ impl Watch {
             let mut frames = String::new();
             match self
                 .shared
-                .since(&self.target.served.kind.resource, self.cursor)
+                .since(&self.target.served.kind.stored_in, self.cursor)
             {
                 Ok((events, reached)) => {
                     for event in &events {

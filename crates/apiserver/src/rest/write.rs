@@ -3,6 +3,7 @@
 //! The handler decodes the request; everything that depends on the present state happens in an `Op` on the writer's thread,
 //! so that what was checked is still true when it is stored.
 
+pub(crate) mod definition;
 mod delete;
 
 use axum::body::Body;
@@ -12,14 +13,16 @@ use serde_json::{Value, json};
 
 pub(crate) use self::delete::{delete, delete_many};
 use super::read::shaped;
-use super::{Params, Part, Shape, Target, json as respond, view, warn};
+use super::{Params, Part, Shape, Target, json as respond, stored, view, warn};
 use crate::admit::{self, FieldValidation};
 use crate::api::Api;
 use crate::clock;
+use crate::decode::{self, Sent};
 use crate::engine::{Op, Outcome, Tx};
 use crate::kinds::{Registry, Rules};
 use crate::object;
 use crate::patch::Patch;
+use crate::removal;
 use crate::status::{ApiError, Cause};
 
 /// Tries at a free name for `generateName`; with 27^5 suffixes the first nearly always does.
@@ -38,8 +41,14 @@ fn dry_run(params: &Params) -> Result<bool, ApiError> {
     }
 }
 
-/// The body as a value: JSON, or YAML for those who write it by hand.
-fn decode(headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError> {
+/// The body as a value: JSON, protobuf as client-go sends it, or YAML for those who write it by hand. `definition` names the
+/// body's type.
+fn decode(
+    registry: &Registry,
+    headers: &HeaderMap,
+    body: &[u8],
+    definition: &str,
+) -> Result<Sent, ApiError> {
     let media = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -48,11 +57,20 @@ fn decode(headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError> {
         ApiError::bad_request(format!("the body cannot be decoded: {error}"))
     };
     match media.split(';').next().unwrap_or_default().trim() {
-        "application/json" | "" => serde_json::from_slice(body).map_err(|error| bad(&error)),
-        "application/yaml" => serde_norway::from_slice(body).map_err(|error| bad(&error)),
+        "application/json" | "" => decode::json(body).map_err(|error| bad(&error)),
+        "application/yaml" => decode::yaml(body).map_err(|error| bad(&error)),
+        "application/vnd.kubernetes.protobuf" => registry
+            .protobuf
+            .decode(body, definition, &registry.definitions)
+            .map(|value| Sent {
+                value,
+                duplicates: Vec::new(),
+            })
+            .map_err(|error| bad(&error)),
         other => Err(ApiError::UnsupportedMediaType {
             detail: format!(
-                "the body is {other}; accepted media types: application/json, application/yaml"
+                "the body is {other}; accepted media types: application/json, application/yaml, \
+                 application/vnd.kubernetes.protobuf"
             ),
         }),
     }
@@ -68,21 +86,27 @@ pub(crate) struct Write<'a> {
 }
 
 impl Write<'_> {
-    fn validation(&self) -> Result<FieldValidation, ApiError> {
+    /// The object that was sent.
+    pub(crate) fn decode(&self, api: &Api) -> Result<Sent, ApiError> {
+        let definition = &self.target.served.version().definition;
+        decode(&api.registry, self.headers, &self.body, definition)
+    }
+
+    pub(crate) fn validation(&self) -> Result<FieldValidation, ApiError> {
         FieldValidation::parse(self.params.text("fieldValidation"))
     }
 }
 
 pub(crate) async fn create(api: &Api, write: Write<'_>) -> Result<Response<Body>, ApiError> {
     let validation = write.validation()?;
-    let object = decode(write.headers, &write.body)?;
+    let sent = write.decode(api)?;
     let dry_run = dry_run(&write.params)?;
     let target = &write.target;
     if target.served.kind.namespaced && target.namespace.is_none() {
         return Err(ApiError::MethodNotAllowed);
     }
     let place = target.clone();
-    let op: Op = Box::new(move |tx| create_in(tx, &place, object, validation));
+    let op: Op = Box::new(move |tx| create_in(tx, &place, sent, validation));
     answer(target, write.shape, api.write(op, dry_run).await?)
 }
 
@@ -92,18 +116,20 @@ pub(crate) async fn replace(
     name: &str,
 ) -> Result<Response<Body>, ApiError> {
     let validation = write.validation()?;
-    let object = decode(write.headers, &write.body)?;
+    let mut sent = write.decode(api)?;
     let dry_run = dry_run(&write.params)?;
     let (place, name) = (write.target.clone(), name.to_owned());
     let op: Op = Box::new(move |tx| {
         let creates = place.served.kind.rules.put_creates() && place.part == Part::Whole;
         if creates && tx.get(&place.key(&name)).is_none() {
-            let mut object = object;
-            check_name(&object, &name)?;
-            object::set_meta(&mut object, "name", name.as_str());
-            return create_in(tx, &place, object, validation);
+            check_name(&sent.value, &name)?;
+            object::set_meta(&mut sent.value, "name", name.as_str());
+            return create_in(tx, &place, sent, validation);
         }
-        update(tx, &place, &name, validation, move |_| Ok(object))
+        let duplicates = std::mem::take(&mut sent.duplicates);
+        update(tx, &place, &name, (validation, &duplicates), move |_| {
+            Ok(sent.value)
+        })
     });
     answer(&write.target, write.shape, api.write(op, dry_run).await?)
 }
@@ -119,9 +145,13 @@ pub(crate) async fn patch(
     let (place, name) = (write.target.clone(), name.to_owned());
     let op: Op = Box::new(move |tx| {
         let served = place.served.clone();
-        update(tx, &place, &name, validation, move |current| {
-            patch.apply(&served.version().schema, current)
-        })
+        update(
+            tx,
+            &place,
+            &name,
+            (validation, &patch.duplicates),
+            |current| patch.apply(&served.version().schema, current),
+        )
     });
     answer(&write.target, write.shape, api.write(op, dry_run).await?)
 }
@@ -163,9 +193,11 @@ pub(crate) fn default_namespaces(registry: &Registry) -> Vec<Op> {
             name: None,
             part: Part::Whole,
         };
-        let object =
-            json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
-        Box::new(move |tx| create_in(tx, &target, object, FieldValidation::Strict))
+        let sent = Sent {
+            value: json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }),
+            ..Sent::default()
+        };
+        Box::new(move |tx| create_in(tx, &target, sent, FieldValidation::Strict))
     };
     vec![make("default"), make("kube-system")]
 }
@@ -173,12 +205,13 @@ pub(crate) fn default_namespaces(registry: &Registry) -> Vec<Op> {
 fn create_in(
     tx: &mut Tx<'_>,
     target: &Target,
-    mut object: Value,
+    sent: Sent,
     validation: FieldValidation,
 ) -> Result<Outcome, ApiError> {
     let served = &target.served;
     let kind = &served.kind;
-    let warnings = admit::shape(served, &mut object, validation)?;
+    let mut object = sent.value;
+    let warnings = admit::shape(served, &mut object, validation, &sent.duplicates)?;
     check_namespace(tx, target, &mut object)?;
     if !object::meta(&object, "resourceVersion").is_empty() {
         return Err(ApiError::bad_request(
@@ -214,9 +247,8 @@ fn create_in(
         object.as_object_mut().map(|fields| fields.remove("status"));
     }
     admit::admit(served, &mut object, None, tx.allocated)?;
-    object["apiVersion"] = json!(kind.stored_as);
     Ok(Outcome::Object {
-        object: tx.put(key, object),
+        object: tx.put(key, stored(served, object)),
         created: true,
         warnings,
     })
@@ -290,7 +322,7 @@ fn update(
     tx: &mut Tx<'_>,
     target: &Target,
     name: &str,
-    validation: FieldValidation,
+    (validation, duplicates): (FieldValidation, &[String]),
     make: impl FnOnce(&Value) -> Result<Value, ApiError>,
 ) -> Result<Outcome, ApiError> {
     let served = &target.served;
@@ -298,7 +330,7 @@ fn update(
     let key = target.key(name);
     let old = tx.get(&key).ok_or_else(|| target.not_found(name))?;
     let mut new = make(&view(served, &old))?;
-    let warnings = admit::shape(served, &mut new, validation)?;
+    let warnings = admit::shape(served, &mut new, validation, duplicates)?;
     check_name(&new, name)?;
     if let ("", Some(namespace)) = (object::meta(&new, "namespace"), &target.namespace) {
         object::set_meta(&mut new, "namespace", namespace.as_str());
@@ -312,7 +344,7 @@ fn update(
     let mut new = restrict(target, new, &old);
     keep_system_fields(&mut new, &old);
     admit::admit(served, &mut new, Some(&old), tx.allocated)?;
-    new["apiVersion"] = json!(kind.stored_as);
+    let mut new = stored(served, new);
     if new == *old {
         return Ok(Outcome::Object {
             object: old,
@@ -324,9 +356,8 @@ fn update(
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         object::set_meta(&mut new, "generation", generation);
     }
-    let may_go = object::is_terminating(&new) && !object::has_finalizers(&new);
-    let object = if may_go && (kind.rules != Rules::Namespace || delete::is_empty(tx, name)) {
-        delete::finish(tx, kind.rules, key, new)
+    let object = if removal::may_go(tx, &key, &new) {
+        removal::finish(tx, key, new)
     } else {
         tx.put(key, new)
     };

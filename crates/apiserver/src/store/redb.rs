@@ -11,13 +11,16 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use super::{Bound, Change, History, Key, PastChange, Record, Store, StoreError};
 use crate::config::OpenError;
 
 /// Raised when the tables change shape; an older file is then converted in `open`.
 const FORMAT: u64 = 1;
+/// A file smaller than this is left as it is, and so is one of which this part is used.
+const SHRINK_FROM: u64 = 32 * 1024 * 1024;
+const SHRINK_RATIO: u64 = 4;
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
 /// Changes and bytes in the history of each resource.
@@ -69,6 +72,10 @@ impl RedbStore {
             });
         }
         store.kept = store.count().map_err(|error| failed(&error))?;
+        if let Err(error) = store.shrink() {
+            // A full disk, most likely: the file serves as it is.
+            tracing::warn!(error = %error, "could not make the API's database smaller");
+        }
         Ok(store)
     }
 
@@ -114,6 +121,22 @@ impl RedbStore {
             path: path.to_owned(),
             detail: error.to_string(),
         })
+    }
+
+    /// Gives room back to the disk if most of a large file is unused: pages that were freed are used again, but a file that was
+    /// large once stays so by itself.
+    fn shrink(&mut self) -> Result<(), StoreError> {
+        let Some(db) = self.db.as_mut() else {
+            return Ok(());
+        };
+        let size = std::fs::metadata(&self.path).map_or(0, |file| file.len());
+        let history: usize = self.kept.values().map(|(_, bytes)| bytes).sum();
+        let used = history as u64 + stored_bytes(db)?;
+        if size > SHRINK_FROM && size / SHRINK_RATIO > used {
+            db.compact()
+                .map_err(|error| failed(redb::Error::from(error)))?;
+        }
+        Ok(())
     }
 
     /// Makes the tables of a new file; returns the format of the file. Writes nothing to an older one, whose disk may be full.
@@ -324,6 +347,16 @@ impl Store for RedbStore {
             }
         }
     }
+}
+
+fn stored_bytes(db: &Database) -> Result<u64, StoreError> {
+    let txn = db.begin_read().map_err(failed)?;
+    let stats = txn
+        .open_table(OBJECTS)
+        .map_err(failed)?
+        .stats()
+        .map_err(failed)?;
+    Ok(stats.stored_bytes())
 }
 
 /// The oldest remembered change of a resource: its revision and its size.

@@ -48,7 +48,7 @@ pub(crate) fn columns_of(rules: Rules) -> Vec<Column> {
             }),
             age_column(),
         ],
-        Rules::Event => event(),
+        Rules::Event | Rules::NewEvent => event(),
         Rules::EndpointSlice => vec![
             name_column(),
             made("AddressType", 0, |slice, _| {
@@ -71,7 +71,14 @@ pub(crate) fn columns_of(rules: Rules) -> Vec<Column> {
             }),
             age_column(),
         ],
-        Rules::Custom => vec![name_column(), age_column()],
+        Rules::Definition => vec![
+            name_column(),
+            made("Created At", 0, |definition, _| {
+                json!(text(definition, "/metadata/creationTimestamp"))
+            }),
+        ],
+        Rules::Component => component(),
+        Rules::Review | Rules::Custom => vec![name_column(), age_column()],
     }
 }
 
@@ -117,20 +124,27 @@ fn event() -> Vec<Column> {
         made("Reason", 0, |event, _| json!(text(event, "/reason"))),
         made("Object", 0, |event, _| {
             let (kind, name) = (
-                text(event, "/involvedObject/kind"),
-                text(event, "/involvedObject/name"),
+                either(event, "/involvedObject/kind", "/regarding/kind"),
+                either(event, "/involvedObject/name", "/regarding/name"),
             );
             json!(format!("{}/{name}", kind.to_lowercase()))
         }),
         made("Subobject", 1, |event, _| {
-            json!(text(event, "/involvedObject/fieldPath"))
+            json!(either(
+                event,
+                "/involvedObject/fieldPath",
+                "/regarding/fieldPath"
+            ))
         }),
         made("Source", 1, |event, _| {
             let (component, host) = (
-                text(event, "/source/component"),
-                text(event, "/source/host"),
+                either(event, "/source/component", "/deprecatedSource/component"),
+                either(event, "/source/host", "/deprecatedSource/host"),
             );
-            let component = or(component, text(event, "/reportingComponent"));
+            let component = or(
+                component,
+                either(event, "/reportingComponent", "/reportingController"),
+            );
             json!(if host.is_empty() {
                 component.to_owned()
             } else {
@@ -138,16 +152,20 @@ fn event() -> Vec<Column> {
             })
         }),
         made("Message", 0, |event, _| {
-            json!(text(event, "/message").trim())
+            json!(either(event, "/message", "/note").trim())
         }),
         made("First Seen", 1, |event, now| {
-            let first = or(text(event, "/firstTimestamp"), text(event, "/eventTime"));
+            let first = or(
+                either(event, "/firstTimestamp", "/deprecatedFirstTimestamp"),
+                text(event, "/eventTime"),
+            );
             json!(age(first, now))
         }),
         made("Count", 1, |event, _| {
             let count = event
                 .pointer("/series/count")
                 .or_else(|| event.get("count"))
+                .or_else(|| event.get("deprecatedCount"))
                 .and_then(Value::as_i64);
             json!(count.unwrap_or(1).to_string())
         }),
@@ -158,10 +176,45 @@ fn event() -> Vec<Column> {
     ]
 }
 
+/// The text of a field of an event under its core name or under its newer one.
+fn either<'a>(event: &'a Value, core: &str, new: &str) -> &'a str {
+    or(text(event, core), text(event, new))
+}
+
+/// Source: `componentStatusColumnDefinitions`.
+fn component() -> Vec<Column> {
+    vec![
+        name_column(),
+        made("Status", 0, |component, _| {
+            json!(match text(health_of(component), "/status") {
+                "True" => "Healthy",
+                "False" => "Unhealthy",
+                _ => "Unknown",
+            })
+        }),
+        made("Message", 0, |component, _| {
+            json!(text(health_of(component), "/message"))
+        }),
+        made("Error", 0, |component, _| {
+            json!(text(health_of(component), "/error"))
+        }),
+    ]
+}
+
+/// The condition `Healthy` of a ComponentStatus.
+fn health_of(component: &Value) -> &Value {
+    let mut all = list(component, "/conditions").iter();
+    all.find(|condition| text(condition, "/type") == "Healthy")
+        .unwrap_or(&Value::Null)
+}
+
 fn last_seen(event: &Value) -> &str {
     let series = text(event, "/series/lastObservedTime");
     or(
-        or(series, text(event, "/lastTimestamp")),
+        or(
+            series,
+            either(event, "/lastTimestamp", "/deprecatedLastTimestamp"),
+        ),
         text(event, "/eventTime"),
     )
 }

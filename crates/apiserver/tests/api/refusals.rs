@@ -7,7 +7,7 @@ use axum::http::{Request, StatusCode};
 use base64::Engine as _;
 use fairlead_apiserver::Server;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
-use kube::api::{Api, PostParams};
+use kube::api::{Api, ListParams, PostParams};
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -339,4 +339,43 @@ async fn a_second_server_on_the_same_data_or_port_is_refused() {
         error.to_string().contains(&running.addr.to_string()),
         "{error}"
     );
+}
+
+/// A connection from `from` that says nothing.
+async fn silent(running: &Running, from: &str) -> tokio::net::TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+    socket.connect(running.addr).await.unwrap()
+}
+
+#[tokio::test]
+async fn strangers_cannot_starve_clients() {
+    let running = start_with(|config| {
+        config.limits.connections = 4;
+        config.limits.strangers = 16;
+        config.limits.strangers_per_peer = 8;
+    })
+    .await;
+    let mut crowd = Vec::new();
+    for n in 0..30 {
+        let peer = format!("127.0.{}.1", 1 + n % 3);
+        crowd.push(silent(&running, &peer).await);
+    }
+    // Whoever shows a token is served at once, and goes on being served.
+    let maps = Api::<ConfigMap>::default_namespaced(running.client.clone());
+    for _ in 0..3 {
+        maps.list(&ListParams::default()).await.unwrap();
+    }
+    // Of the crowd, the limit stays and the others are closed.
+    let mut closed = 0;
+    harness::eventually("the oldest strangers are closed", async || {
+        closed = 0;
+        for stranger in &crowd {
+            let mut byte = [0];
+            closed += usize::from(matches!(stranger.try_read(&mut byte), Ok(0)));
+        }
+        (closed >= 14).then_some(())
+    })
+    .await;
+    assert!(closed < 30, "but not all");
 }

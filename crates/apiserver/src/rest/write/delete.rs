@@ -1,46 +1,42 @@
-//! Deletion: at once, or after those who asked to be waited for (finalizers) have let go.
-
-use std::sync::Arc;
+//! Requests to delete; `removal.rs` does it.
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Write, dry_run};
+use super::{Write, decode, dry_run};
 use crate::api::Api;
-use crate::clock;
 use crate::engine::{Op, Outcome, Tx};
 use crate::kinds::Rules;
 use crate::object;
-use crate::rest::{Params, Target, bytes, json as respond, view};
+use crate::removal::{self, Policy};
+use crate::rest::{Target, bytes, json as respond, view};
 use crate::selector::Selector;
-use crate::status::{self, ApiError};
-use crate::store::Key;
+use crate::status::{self, ApiError, Cause};
 
 /// Namespaces without which nothing here works.
 const KEPT: &[&str] = &["default", "kube-system"];
 
-/// What `DeleteOptions` ask, as far as it means something here. There is no garbage collector, so that a propagation policy
-/// changes nothing, and nothing runs that a grace period could be for.
-#[derive(Debug, Clone, Default)]
+const OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+
+/// What `DeleteOptions` ask, as far as it means something here: nothing runs that a grace period could be for.
+#[derive(Debug, Clone)]
 struct Options {
+    policy: Policy,
     uid: Option<String>,
     resource_version: Option<String>,
     dry_run: bool,
 }
 
 impl Options {
-    fn parse(params: &Params, body: &[u8]) -> Result<Self, ApiError> {
-        let asked_dry = dry_run(params)?;
-        if body.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Self {
-                dry_run: asked_dry,
-                ..Self::default()
-            });
-        }
-        let options: Value = serde_json::from_slice(body).map_err(|error| {
-            ApiError::bad_request(format!("DeleteOptions cannot be decoded: {error}"))
-        })?;
+    fn parse(api: &Api, write: &Write<'_>) -> Result<Self, ApiError> {
+        let asked_dry = dry_run(&write.params)?;
+        let body = &write.body;
+        let options = if body.iter().all(u8::is_ascii_whitespace) {
+            json!({})
+        } else {
+            decode(&api.registry, write.headers, body, OPTIONS)?.value
+        };
         let text = |pointer: &str| {
             options
                 .pointer(pointer)
@@ -50,11 +46,44 @@ impl Options {
         let dry = object::list(&options, "/dryRun")
             .iter()
             .any(|value| value == "All");
+        let policy = match text("/propagationPolicy") {
+            Some(policy) => policy,
+            None => write.params.text("propagationPolicy").to_owned(),
+        };
         Ok(Self {
+            policy: policy_of(&policy, &options["orphanDependents"])?,
             uid: text("/preconditions/uid"),
             resource_version: text("/preconditions/resourceVersion"),
             dry_run: dry || asked_dry,
         })
+    }
+}
+
+fn policy_of(word: &str, orphan_dependents: &Value) -> Result<Policy, ApiError> {
+    let refuse = |cause: Cause| ApiError::Invalid {
+        group: "meta.k8s.io".into(),
+        kind: "DeleteOptions".into(),
+        name: String::new(),
+        causes: vec![cause],
+    };
+    match (word, orphan_dependents.as_bool()) {
+        ("", None) => Ok(Policy::Unsaid),
+        // The older way to say it.
+        ("", Some(true)) => Ok(Policy::Orphan),
+        ("", Some(false)) => Ok(Policy::Background),
+        (_, Some(_)) => Err(refuse(Cause::invalid(
+            "propagationPolicy",
+            &json!(word),
+            "orphanDependents and deletionPropagation cannot be both set",
+        ))),
+        ("Background", None) => Ok(Policy::Background),
+        ("Foreground", None) => Ok(Policy::Foreground),
+        ("Orphan", None) => Ok(Policy::Orphan),
+        (other, None) => Err(refuse(Cause::not_supported(
+            "propagationPolicy",
+            &json!(other),
+            &["Background", "Foreground", "Orphan"],
+        ))),
     }
 }
 
@@ -63,7 +92,7 @@ pub(crate) async fn delete(
     write: Write<'_>,
     name: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let options = Options::parse(&write.params, &write.body)?;
+    let options = Options::parse(api, &write)?;
     let dry_run = options.dry_run;
     let (place, name) = (write.target.clone(), name.to_owned());
     let op: Op = Box::new(move |tx| delete_one(tx, &place, &name, &options));
@@ -85,17 +114,12 @@ pub(crate) async fn delete(
 }
 
 pub(crate) async fn delete_many(api: &Api, write: Write<'_>) -> Result<Response<Body>, ApiError> {
-    let Write {
-        target,
-        params,
-        body,
-        ..
-    } = write;
+    let options = Options::parse(api, &write)?;
+    let Write { target, params, .. } = write;
     let kind = target.served.kind.clone();
     if kind.namespaced && target.namespace.is_none() {
         return Err(ApiError::MethodNotAllowed);
     }
-    let options = Options::parse(&params, &body)?;
     let dry_run = options.dry_run;
     let selector = Selector::parse(
         &kind,
@@ -104,7 +128,7 @@ pub(crate) async fn delete_many(api: &Api, write: Write<'_>) -> Result<Response<
     )?;
     let place = target.clone();
     let op: Op = Box::new(move |tx| {
-        let all = tx.list(&place.served.kind.resource, place.namespace.as_deref());
+        let all = tx.list(&place.served.kind.stored_in, place.namespace.as_deref());
         let mut gone = Vec::new();
         for object in all.into_iter().filter(|object| selector.keeps(object)) {
             match delete_one(tx, &place, object::name(&object), &options)? {
@@ -157,95 +181,13 @@ fn delete_one(
             detail: "this namespace may not be deleted".into(),
         });
     }
-    let empty = kind.rules != Rules::Namespace || empty_namespace(tx, name);
-    if empty && !object::has_finalizers(&old) {
-        let last = finish(tx, kind.rules, key, (*old).clone());
-        return Ok(Outcome::Deleted(last));
-    }
-    if object::is_terminating(&old) {
-        return Ok(Outcome::Object {
-            object: old,
+    Ok(match removal::remove(tx, key, options.policy) {
+        Some((last, true)) => Outcome::Deleted(last),
+        Some((object, false)) => Outcome::Object {
+            object,
             created: false,
             warnings: Vec::new(),
-        });
-    }
-    let mut marked = (*old).clone();
-    mark(&mut marked);
-    if kind.rules == Rules::Namespace {
-        marked["status"]["phase"] = json!("Terminating");
-    }
-    Ok(Outcome::Object {
-        object: tx.put(key, marked),
-        created: false,
-        warnings: Vec::new(),
+        },
+        None => return Err(target.not_found(name)),
     })
-}
-
-/// Marks an object as on its way out.
-fn mark(object: &mut Value) {
-    object::set_meta(object, "deletionTimestamp", clock::timestamp());
-    object::set_meta(object, "deletionGracePeriodSeconds", 0);
-    if let Some(generation) = object["metadata"]["generation"].as_i64() {
-        object::set_meta(object, "generation", generation + 1);
-    }
-}
-
-/// Removes an object for good, and with the last object of a terminating namespace the namespace.
-pub(super) fn finish(tx: &mut Tx<'_>, rules: Rules, key: Key, last: Value) -> Arc<Value> {
-    let namespace = key.namespace.clone();
-    let removed = tx.delete(key).unwrap_or_else(|| Arc::new(last));
-    if rules != Rules::Namespace && !namespace.is_empty() {
-        let key = Key {
-            resource: "namespaces".into(),
-            namespace: String::new(),
-            name: namespace.clone(),
-        };
-        let terminating = tx
-            .get(&key)
-            .is_some_and(|ns| object::is_terminating(&ns) && !object::has_finalizers(&ns));
-        if terminating && is_empty(tx, &namespace) {
-            tx.delete(key);
-        }
-    }
-    removed
-}
-
-/// Deletes what is in a namespace; `false` when something there waits for its finalizers.
-fn empty_namespace(tx: &mut Tx<'_>, namespace: &str) -> bool {
-    let mut all_gone = true;
-    for (key, object) in contents(tx, namespace) {
-        if object::has_finalizers(&object) {
-            all_gone = false;
-            if !object::is_terminating(&object) {
-                let mut marked = (*object).clone();
-                mark(&mut marked);
-                tx.put(key, marked);
-            }
-        } else {
-            tx.delete(key);
-        }
-    }
-    all_gone
-}
-
-pub(super) fn is_empty(tx: &Tx<'_>, namespace: &str) -> bool {
-    contents(tx, namespace).is_empty()
-}
-
-fn contents(tx: &Tx<'_>, namespace: &str) -> Vec<(Key, Arc<Value>)> {
-    let mut all = Vec::new();
-    for resource in tx.resources() {
-        for object in tx.list(&resource, Some(namespace)) {
-            let name = object::name(&object).to_owned();
-            all.push((
-                Key {
-                    resource: resource.clone(),
-                    namespace: namespace.to_owned(),
-                    name,
-                },
-                object,
-            ));
-        }
-    }
-    all
 }

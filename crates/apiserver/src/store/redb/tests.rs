@@ -159,3 +159,127 @@ fn history_is_bounded_in_bytes_too() {
         "the latest is kept, whatever its size"
     );
 }
+
+/// Writes the file as format 1 had it, without this program's own words for it: whoever changes those must convert such files.
+#[test]
+fn a_file_of_format_1_opens_with_all_it_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.redb");
+    {
+        let meta: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+        let objects: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("objects");
+        let history: TableDefinition<'_, (&str, u64), (&str, &str, &[u8], &[u8])> =
+            TableDefinition::new("history");
+        let floors: TableDefinition<'_, &str, u64> = TableDefinition::new("floors");
+        let db = Database::create(&path).unwrap();
+        let txn = db.begin_write().unwrap();
+        {
+            let mut meta = txn.open_table(meta).unwrap();
+            meta.insert("format", 1).unwrap();
+            meta.insert("revision", 7).unwrap();
+            let mut objects = txn.open_table(objects).unwrap();
+            let json: &[u8] = br#"{"metadata":{"name":"web"}}"#;
+            objects.insert("services\0default\0web", (7, json)).unwrap();
+            objects
+                .insert("nodes\0\0n1", (5, b"{}".as_slice()))
+                .unwrap();
+            let mut history = txn.open_table(history).unwrap();
+            history
+                .insert(("services", 7), ("default", "web", json, b"{}".as_slice()))
+                .unwrap();
+            txn.open_table(floors)
+                .unwrap()
+                .insert("services", 6)
+                .unwrap();
+        }
+        txn.commit().unwrap();
+    }
+    let mut store = RedbStore::open(&path, bound(10)).unwrap();
+    assert_eq!(store.revision().unwrap(), 7);
+    let web = key("services", "web");
+    assert_eq!(
+        get(&store, &web).unwrap().json,
+        br#"{"metadata":{"name":"web"}}"#
+    );
+    assert_eq!(store.list().unwrap().len(), 2);
+    let past = store.history("services").unwrap();
+    assert_eq!(
+        (past.floor, past.changes.len(), past.changes[0].revision),
+        (6, 1, 7)
+    );
+    assert_eq!(store.commit(&[put(&web, Some(7), "2")]).unwrap(), 8);
+}
+
+/// Objects written over and over leave a file that does not grow: after a warm-up it is as large as it will ever be. `cargo bench -p fairlead-apiserver --bench
+/// store` does the same a million times.
+#[test]
+fn the_file_is_bounded_however_much_is_written() {
+    const NAMES: usize = 40;
+    const BATCHES: usize = 300;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.redb");
+    let bound = Bound {
+        changes: 200,
+        bytes: 200_000,
+    };
+    let mut store = RedbStore::open(&path, bound).unwrap();
+    let mut at = vec![None; NAMES];
+    let mut sizes = Vec::new();
+    for batch in 0..BATCHES {
+        let changes: Vec<Change> = (0..NAMES)
+            .map(|n| {
+                let value = "x".repeat(500 + (batch * 7 + n * 13) % 1000);
+                Change {
+                    previous: at[n].is_some().then(|| vec![b'y'; 500]),
+                    ..put(&key("configmaps", &format!("m{n}")), at[n], &value)
+                }
+            })
+            .collect();
+        let first = store.commit(&changes).unwrap();
+        for (n, at) in at.iter_mut().enumerate() {
+            *at = Some(first + n as u64);
+        }
+        sizes.push(std::fs::metadata(&path).unwrap().len());
+    }
+    let warm = sizes[BATCHES / 5];
+    let most = sizes[BATCHES / 5..].iter().max().unwrap();
+    assert!(
+        *most <= warm * 5 / 4,
+        "{warm} bytes after the warm-up, {most} later"
+    );
+    assert_eq!(
+        store.history("configmaps").unwrap().changes.len(),
+        store.kept["configmaps"].0
+    );
+    assert!(store.kept["configmaps"].0 <= 200);
+}
+
+#[test]
+fn a_file_that_was_large_once_is_made_smaller_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.redb");
+    let mut store = RedbStore::open(&path, bound(1)).unwrap();
+    let large = "x".repeat(1 << 20);
+    let names: Vec<Key> = (0..40).map(|n| key("secrets", &format!("s{n}"))).collect();
+    let changes: Vec<Change> = names.iter().map(|key| put(key, None, &large)).collect();
+    let first = store.commit(&changes).unwrap();
+    let gone: Vec<Change> = names
+        .iter()
+        .enumerate()
+        .map(|(n, key)| Change {
+            value: None,
+            ..put(key, Some(first + n as u64), "")
+        })
+        .collect();
+    store.commit(&gone).unwrap();
+    let before = std::fs::metadata(&path).unwrap().len();
+    assert!(before > SHRINK_FROM, "{before}");
+    drop(store);
+    let store = RedbStore::open(&path, bound(1)).unwrap();
+    let after = std::fs::metadata(&path).unwrap().len();
+    assert!(
+        after * 4 < before,
+        "{before} bytes, and {after} after a restart"
+    );
+    assert_eq!(store.revision().unwrap(), 81);
+}
