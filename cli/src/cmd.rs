@@ -1,6 +1,9 @@
 //! The command line: one file per command.
 
+pub mod apply;
+pub mod delete;
 pub mod explain_svc;
+pub mod get;
 pub mod ippool_list;
 pub mod l2_list;
 pub mod service_list;
@@ -11,7 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use fairlead_observe::{Format, Render, Timestamp};
 
-use crate::{error::CliError, source::Source};
+use crate::{error::CliError, objects::Objects, source::Source};
 
 /// The variable that names the agent where no flag says whom to ask.
 const AGENT: &str = "FAIRLEAD_AGENT";
@@ -77,9 +80,23 @@ pub enum Command {
     /// VIPs announced on the LAN
     #[command(subcommand)]
     L2(L2Command),
+    /// Show objects of the API server, as kubectl would
+    Get(get::Args),
+    /// Create or change objects as manifests say
+    Apply(apply::Args),
+    /// Delete objects and wait until they are gone
+    Delete(delete::Args),
     /// Walk the chain from an object to its packets and name the first broken link; exit code 1 if there is one
     #[command(subcommand)]
     Explain(ExplainCommand),
+}
+
+/// What `get`, `apply` and `delete` have in common.
+#[derive(Debug, Args)]
+pub struct Asked {
+    /// The namespace, of kinds that have one
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    pub namespace: String,
 }
 
 /// `fairlead service ...`
@@ -141,13 +158,23 @@ impl Context {
 /// [`CliError`].
 ///
 /// # Cancel safety
-/// Nothing is changed by any command.
+/// `apply` and `delete` may have done a part; the others change nothing.
 pub async fn run(cli: Cli, now: Timestamp) -> Result<Output, CliError> {
     let Global {
         agent,
         kubeconfig,
         output,
     } = cli.global;
+    if let Command::Get(args) = &cli.command {
+        let objects = objects(agent.as_deref(), kubeconfig).await?;
+        return get::run(&objects, args, output, now).await;
+    }
+    if let Command::Apply(args) = &cli.command {
+        return apply::run(&objects(agent.as_deref(), kubeconfig).await?, args).await;
+    }
+    if let Command::Delete(args) = &cli.command {
+        return delete::run(&objects(agent.as_deref(), kubeconfig).await?, args).await;
+    }
     let context = Context {
         source: Source::choose(agent, kubeconfig, std::env::var(AGENT).ok()).await?,
         format: output,
@@ -159,5 +186,16 @@ pub async fn run(cli: Cli, now: Timestamp) -> Result<Output, CliError> {
         Command::Ippool(IppoolCommand::List) => ippool_list::run(&context).await,
         Command::L2(L2Command::List) => l2_list::run(&context).await,
         Command::Explain(ExplainCommand::Svc(args)) => explain_svc::run(&context, &args).await,
+        Command::Get(_) | Command::Apply(_) | Command::Delete(_) => {
+            unreachable!("returned above: they do not ask through a source")
+        }
     }
+}
+
+/// The API server behind `get`, `apply` and `delete`.
+async fn objects(agent: Option<&str>, kubeconfig: Option<PathBuf>) -> Result<Objects, CliError> {
+    if agent.is_some() {
+        return Err(CliError::NeedsApi);
+    }
+    Objects::connect(kubeconfig).await
 }

@@ -39,6 +39,46 @@ pub enum CliError {
     /// Only an agent can answer.
     #[error("only an agent can answer this, and --kubeconfig asks the API server")]
     NeedsAgent,
+    /// Only the API server can answer.
+    #[error("only the API server can do this, and --agent names an agent")]
+    NeedsApi,
+    /// There is no kubeconfig in any of the usual places.
+    #[error(
+        "no kubeconfig: neither --kubeconfig nor KUBECONFIG names one, and there is none on this machine"
+    )]
+    NoKubeconfig,
+    /// The API server does not have that kind.
+    #[error("the API server has no kind {word:?}")]
+    NoSuchKind {
+        /// As it was asked for.
+        word: String,
+    },
+    /// A manifest cannot be used.
+    #[error("{}: {detail}", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// Document, field and what is wrong with it.
+        detail: String,
+    },
+    /// The API server refused a request about one object.
+    #[error("{what}")]
+    Object {
+        /// Its name, or the path that was asked for.
+        what: String,
+        /// What it said.
+        source: Box<kube::Error>,
+    },
+    /// A deleted object is still there.
+    #[error("{name} is still there after {seconds} s, held by its finalizers {held}")]
+    StillThere {
+        /// Its name.
+        name: String,
+        /// How long we waited.
+        seconds: u64,
+        /// Who has not let go.
+        held: String,
+    },
     /// The view could not be written.
     #[error(transparent)]
     Render(#[from] RenderError),
@@ -60,9 +100,28 @@ impl CliError {
             Self::Api { .. } => "ApiRefused",
             Self::ApiSilent(_) => "ApiSilent",
             Self::NeedsAgent => "NeedsAgent",
+            Self::NeedsApi => "NeedsApi",
+            Self::NoKubeconfig => "NoKubeconfig",
+            Self::NoSuchKind { .. } => "NoSuchKind",
+            Self::Manifest { .. } => "BadManifest",
+            Self::Object { .. } => "ApiRefused",
+            Self::StillThere { .. } => "StillThere",
             Self::Render(error) => error.reason(),
             Self::Write(_) => "NotWritable",
             Self::Runtime(_) => "NoRuntime",
+        }
+    }
+}
+
+impl CliError {
+    /// The error and its cause in one line, for one of many objects.
+    pub fn why(&self) -> String {
+        match self {
+            Self::Object { source, .. } => match &**source {
+                kube::Error::Api(status) => status.message.clone(),
+                other => other.to_string(),
+            },
+            other => other.to_string(),
         }
     }
 }
@@ -75,7 +134,7 @@ impl Diagnostic for CliError {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         let text = match self {
             Self::Agent(error) => error.remedy()?,
-            Self::Kubeconfig { .. } | Self::Connection(_) => {
+            Self::Kubeconfig { .. } | Self::Connection(_) | Self::NoKubeconfig => {
                 "name a readable kubeconfig: an appliance writes one to STATE_DIR/kubeconfig"
                     .to_owned()
             }
@@ -87,6 +146,19 @@ impl Diagnostic for CliError {
                 "leave one out; --agent also answers what only a node knows".to_owned()
             }
             Self::NeedsAgent => "leave --kubeconfig out, or name an agent with --agent".to_owned(),
+            Self::NeedsApi => "leave --agent out".to_owned(),
+            Self::NoSuchKind { .. } => {
+                "name it by its plural, singular or short name, for example services, svc, ippools; \
+                 a CustomResourceDefinition may be missing"
+                    .to_owned()
+            }
+            Self::Manifest { .. } => "put the file right; nothing was changed".to_owned(),
+            Self::Object { .. } => {
+                "check the name, and that the API server of this kubeconfig runs".to_owned()
+            }
+            Self::StillThere { .. } => {
+                "whoever set the finalizers must let go; --no-wait does not wait for it".to_owned()
+            }
             Self::Render(_) | Self::Write(_) | Self::Runtime(_) => return None,
         };
         Some(Box::new(text))

@@ -1,11 +1,13 @@
 //! `fairlead`: asking and rendering.
 //!
 //! Invariant: commands never print; each returns an [`Output`], and only `main` writes. One file per command in [`cmd`];
-//! [`source`] decides whom to ask: the agent on this machine, or the API server.
+//! [`source`] decides whom to ask: the agent on this machine, or the API server. [`objects`] reads and writes what the API server
+//! keeps, for machines without kubectl.
 #![forbid(unsafe_code)]
 
 pub mod cmd;
 pub mod error;
+pub mod objects;
 pub mod source;
 
 use clap::Parser as _;
