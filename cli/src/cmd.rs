@@ -195,7 +195,7 @@ pub async fn run(cli: Cli, now: Timestamp) -> Result<Output, CliError> {
 /// The API server behind `get`, `apply` and `delete`.
 async fn objects(agent: Option<&str>, kubeconfig: Option<PathBuf>) -> Result<Objects, CliError> {
     if agent.is_some() {
-        return Err(CliError::NeedsApi);
+        return Err(CliError::ForApiOnly);
     }
     Objects::connect(kubeconfig).await
 }

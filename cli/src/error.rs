@@ -41,7 +41,7 @@ pub enum CliError {
     NeedsAgent,
     /// Only the API server can answer.
     #[error("only the API server can do this, and --agent names an agent")]
-    NeedsApi,
+    ForApiOnly,
     /// There is no kubeconfig in any of the usual places.
     #[error(
         "no kubeconfig: neither --kubeconfig nor KUBECONFIG names one, and there is none on this machine"
@@ -55,7 +55,7 @@ pub enum CliError {
     },
     /// A manifest cannot be used.
     #[error("{}: {detail}", path.display())]
-    Manifest {
+    BadManifest {
         /// The file.
         path: PathBuf,
         /// Document, field and what is wrong with it.
@@ -100,10 +100,10 @@ impl CliError {
             Self::Api { .. } => "ApiRefused",
             Self::ApiSilent(_) => "ApiSilent",
             Self::NeedsAgent => "NeedsAgent",
-            Self::NeedsApi => "NeedsApi",
+            Self::ForApiOnly => "NeedsApi",
             Self::NoKubeconfig => "NoKubeconfig",
             Self::NoSuchKind { .. } => "NoSuchKind",
-            Self::Manifest { .. } => "BadManifest",
+            Self::BadManifest { .. } => "BadManifest",
             Self::Object { .. } => "ApiRefused",
             Self::StillThere { .. } => "StillThere",
             Self::Render(error) => error.reason(),
@@ -146,13 +146,13 @@ impl Diagnostic for CliError {
                 "leave one out; --agent also answers what only a node knows".to_owned()
             }
             Self::NeedsAgent => "leave --kubeconfig out, or name an agent with --agent".to_owned(),
-            Self::NeedsApi => "leave --agent out".to_owned(),
+            Self::ForApiOnly => "leave --agent out".to_owned(),
             Self::NoSuchKind { .. } => {
                 "name it by its plural, singular or short name, for example services, svc, ippools; \
                  a CustomResourceDefinition may be missing"
                     .to_owned()
             }
-            Self::Manifest { .. } => "put the file right; nothing was changed".to_owned(),
+            Self::BadManifest { .. } => "put the file right; nothing was changed".to_owned(),
             Self::Object { .. } => {
                 "check the name, and that the API server of this kubeconfig runs".to_owned()
             }

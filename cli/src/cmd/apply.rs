@@ -31,7 +31,7 @@ pub struct Args {
 /// Creates what is missing and changes what differs; one line per object. Goes on after a refusal, and ends with exit code 1 then.
 ///
 /// # Errors
-/// [`CliError::Manifest`] before anything is changed.
+/// [`CliError::BadManifest`] before anything is changed.
 ///
 /// # Cancel safety
 /// What was applied stays applied; applying again finishes it.

@@ -66,7 +66,7 @@ struct Doomed<'a> {
 /// Deletes in the order given (manifests: in reverse) and waits; one line per object.
 ///
 /// # Errors
-/// [`CliError::Manifest`] and [`CliError::NoSuchKind`] before anything is deleted.
+/// [`CliError::BadManifest`] and [`CliError::NoSuchKind`] before anything is deleted.
 ///
 /// # Cancel safety
 /// What was deleted is deleted.

@@ -20,9 +20,9 @@ pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 /// list count as objects of their own.
 ///
 /// # Errors
-/// [`CliError::Manifest`], which names file, document and field.
+/// [`CliError::BadManifest`], which names file, document and field.
 pub fn read(path: &Path) -> Result<Vec<Value>, CliError> {
-    let failed = |path: &Path, detail: String| CliError::Manifest {
+    let failed = |path: &Path, detail: String| CliError::BadManifest {
         path: PathBuf::from(path),
         detail,
     };
