@@ -12,6 +12,7 @@ use std::{
 use fairlead_api::{
     condition::{self, Status, Wanted},
     names,
+    watch::feed::Refusals,
 };
 use fairlead_model::ServiceName;
 use fairlead_observe::ApiView;
@@ -25,7 +26,7 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::error::Elapsed};
 use tracing::{debug, warn};
 
 /// Between two writes: a thousand Services that change at once take 50 s, and the API server does not notice.
@@ -34,6 +35,9 @@ const PACE: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_secs(2);
 /// One API call.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What is done here, in a refusal.
+const WHAT: &str = "write conditions of Services";
 
 /// What this node has to say, for the Services that it speaks for.
 pub type Spoken = Arc<BTreeMap<ServiceName, Vec<Wanted>>>;
@@ -61,6 +65,7 @@ pub async fn write(
     stop: CancellationToken,
 ) -> Result<(), BoxError> {
     let mut book = Book::default();
+    let mut refusals = Refusals::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -79,12 +84,17 @@ pub async fn write(
                 }
             }
             Some((name, wanted)) => match say(&client, &name, &wanted).await {
-                Ok(()) => {
+                Ok(Ok(())) => {
+                    refusals.worked(WHAT);
                     book.done(name, wanted);
                     PACE
                 }
-                Err(error) => {
-                    warn!(svc = %name, error, "cannot write conditions yet");
+                Ok(Err(error)) => {
+                    refusals.failed(WHAT, &error);
+                    RETRY
+                }
+                Err(_elapsed) => {
+                    warn!(svc = %name, "no answer within {} s: conditions are written later", DEADLINE.as_secs());
                     RETRY
                 }
             },
@@ -130,7 +140,11 @@ impl Book {
     }
 }
 
-async fn say(client: &Client, name: &ServiceName, wanted: &[Wanted]) -> Result<(), String> {
+async fn say(
+    client: &Client,
+    name: &ServiceName,
+    wanted: &[Wanted],
+) -> Result<Result<(), kube::Error>, Elapsed> {
     let services: Api<Service> = Api::namespaced(client.clone(), name.namespace());
     let call = async {
         let Some(service) = services.get_opt(name.name()).await? else {
@@ -152,11 +166,7 @@ async fn say(client: &Client, name: &ServiceName, wanted: &[Wanted]) -> Result<(
             .await?;
         Ok(())
     };
-    match tokio::time::timeout(DEADLINE, call).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(crate::connection::brief(&error)),
-        Err(_elapsed) => Err(format!("no answer within {} s", DEADLINE.as_secs())),
-    }
+    tokio::time::timeout(DEADLINE, call).await
 }
 
 /// The conditions that differ from what the object has. One that is not wanted any more becomes well; one that is well and absent stays so.

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use fairlead_api::watch::feed::Refusals;
 use fairlead_observe::{ApiView, Timestamp};
 use fairlead_rt::{BoxError, CancellationToken, clock};
 use kube::Client;
@@ -26,6 +27,7 @@ pub async fn watch(
     again: Arc<Notify>,
     stop: CancellationToken,
 ) -> Result<(), BoxError> {
+    let mut refusals = Refusals::default();
     loop {
         let asked = tokio::select! {
             asked = tokio::time::timeout(DEADLINE, client.apiserver_version()) => asked,
@@ -33,6 +35,11 @@ pub async fn watch(
         };
         let error = match asked {
             Ok(Ok(_version)) => None,
+            // It answers; what this node may not ask is no matter here.
+            Ok(Err(error)) if is_refusal(&error) => {
+                refusals.failed("ask for the API server's version", &error);
+                None
+            }
             Ok(Err(error)) => Some(brief(&error)),
             Err(_elapsed) => Some(format!("no answer within {} s", DEADLINE.as_secs())),
         };
@@ -44,6 +51,11 @@ pub async fn watch(
             () = stop.cancelled() => return Ok(()),
         }
     }
+}
+
+/// It knows who we are, which an API server that takes us for nobody does not.
+fn is_refusal(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403)
 }
 
 /// An error in the words of its innermost cause: those around it say only that it was a request.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use fairlead_api::watch::feed::WatchFault;
 use fairlead_rt::CancellationToken;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, api::PostParams};
@@ -173,13 +174,14 @@ pub async fn obtain(
                 return Some(key);
             }
             Err(error) => {
+                let reason = reason(&error);
                 let error = format!("{error:#}");
                 if let Some(key) = kept {
-                    warn!(error, "using the heartbeat key kept from before");
+                    warn!(reason, error, "using the heartbeat key kept from before");
                     return Some(key);
                 }
                 if !std::mem::replace(&mut said, true) {
-                    warn!(error, "no heartbeat key yet: waiting for the API server");
+                    warn!(reason, error, "no heartbeat key yet: trying again");
                 }
             }
         }
@@ -188,6 +190,13 @@ pub async fn obtain(
             () = stop.cancelled() => return None,
         }
     }
+}
+
+/// The API server's word, if it is its error.
+fn reason(error: &anyhow::Error) -> &'static str {
+    let call = error.chain().find_map(|e| e.downcast_ref::<kube::Error>());
+    let fault = call.map_or(WatchFault::Unavailable, WatchFault::of_call);
+    fault.reason()
 }
 
 fn file(state_dir: &Path) -> PathBuf {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
-use fairlead_api::{CiliumLoadBalancerIPPool, condition::Wanted, view};
+use fairlead_api::{CiliumLoadBalancerIPPool, condition::Wanted, view, watch::feed::WatchFault};
 use fairlead_model::{ServiceName, Snapshot};
 use fairlead_observe::{
     ApiView, ExplainView, GenerationView, InterfaceView, IpPoolRow, L2Row, ProblemView,
@@ -189,6 +189,17 @@ impl Views {
                 let mut rows: Vec<IpPoolRow> = list.items.iter().map(view::ip_pool_row).collect();
                 rows.sort_by(|a, b| a.name.cmp(&b.name));
                 return Ok(rows);
+            }
+            Ok(Err(error)) if WatchFault::of_call(&error) == WatchFault::Forbidden => {
+                let why = connection::brief(&error);
+                let reason = WatchFault::Forbidden.reason();
+                tracing::error!(reason, error = why, "may not list pools for who asks");
+                return Err(Refusal::new(
+                    StatusCode::FORBIDDEN,
+                    reason,
+                    format!("pools are known to the API server only, and it refuses: {why}"),
+                    "grant the agent `list` on ciliumloadbalancerippools, as deploy/plain/rbac.yaml does",
+                ));
             }
             Ok(Err(error)) => connection::brief(&error),
             Err(_elapsed) => format!("no answer within {} s", DEADLINE.as_secs()),

@@ -8,6 +8,7 @@ use fairlead_api::{
     condition::{self, Status, Wanted},
     l2_announcement_policy::v2alpha1::CiliumL2AnnouncementPolicy,
     names,
+    watch::feed::Refusals,
 };
 use fairlead_rt::{BoxError, CancellationToken, clock};
 use kube::{
@@ -24,6 +25,8 @@ use crate::{policy::PolicyVerdict, status::L2Status};
 const RETRY: Duration = Duration::from_secs(5);
 /// One API call.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// What is done here, in a refusal.
+const WHAT: &str = "write conditions of L2 policies";
 /// Cilium's words.
 const REASON_BAD: &str = "error";
 const REASON_FIXED: &str = "fixed";
@@ -59,6 +62,7 @@ pub async fn run(
 ) -> Result<(), BoxError> {
     let policies: Api<CiliumL2AnnouncementPolicy> = Api::all(client);
     let mut said: BTreeMap<String, Faults> = BTreeMap::new();
+    let mut refusals = Refusals::default();
     loop {
         let now = status.borrow_and_update().clone();
         said.retain(|name, _| now.policies.contains_key(name));
@@ -69,13 +73,17 @@ pub async fn run(
                 continue;
             }
             let say = tokio::time::timeout(DEADLINE, say(&policies, name, &faults)).await;
-            match say
-                .map_err(BoxError::from)
-                .and_then(|o| o.map_err(BoxError::from))
-            {
-                Ok(()) => drop(said.insert(name.clone(), faults)),
-                Err(error) => {
-                    debug!(policy = %name, error = %error, "conditions not written, trying again");
+            match say {
+                Ok(Ok(())) => {
+                    refusals.worked(WHAT);
+                    said.insert(name.clone(), faults);
+                }
+                Ok(Err(error)) => {
+                    refusals.failed(WHAT, &error);
+                    is_behind = true;
+                }
+                Err(_elapsed) => {
+                    debug!(policy = %name, "no answer, trying again");
                     is_behind = true;
                 }
             }

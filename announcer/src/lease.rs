@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlead_api::names;
+use fairlead_api::{names, watch::feed::Refusals};
 use fairlead_model::{NodeName, ServiceName, Snapshot};
 use fairlead_rt::{BoxError, CancellationToken, clock};
 use k8s_openapi::{
@@ -67,6 +67,17 @@ enum Errand {
     GiveUp(String),
     /// Delete it if nobody cares for it. By the Lease's name.
     Collect(String),
+}
+
+impl Errand {
+    /// In a refusal.
+    const fn what(&self) -> &'static str {
+        match self {
+            Self::Write(_) => "write the Leases of announced Services",
+            Self::GiveUp(_) => "give up Leases",
+            Self::Collect(_) => "clear away old Leases",
+        }
+    }
 }
 
 /// When each errand is due.
@@ -176,6 +187,7 @@ pub async fn run(
     let mut wanted = BTreeSet::new();
     let mut look = tokio::time::interval(LOOK);
     let mut has_status = true;
+    let mut refusals = Refusals::default();
     let world = || world(&node, snapshot.borrow().as_deref());
     loop {
         let next = due.first().map(|(errand, at)| (errand.clone(), at));
@@ -193,7 +205,9 @@ pub async fn run(
                 wanted = now_wanted;
             }
             _ = look.tick() => {
-                let looked = stop.run_until_cancelled(show(&leases, &seen, world().as_ref())).await;
+                let world = world();
+                let look = show(&leases, &seen, world.as_ref(), &mut refusals);
+                let looked = stop.run_until_cancelled(look).await;
                 for stale in looked.unwrap_or_default() {
                     due.add(Errand::Collect(stale), clock::now());
                 }
@@ -205,10 +219,17 @@ pub async fn run(
                 let Some(outcome) = stop.run_until_cancelled(work).await else {
                     return Ok(());
                 };
-                match outcome.map_err(BoxError::from).and_then(|o| o.map_err(BoxError::from)) {
-                    Ok(()) => due.done(&errand, config.duration, clock::now()),
-                    Err(error) => {
-                        debug!(?errand, error = %error, "lease not written, trying again");
+                match outcome {
+                    Ok(Ok(())) => {
+                        refusals.worked(errand.what());
+                        due.done(&errand, config.duration, clock::now());
+                    }
+                    Ok(Err(error)) => {
+                        refusals.failed(errand.what(), &error);
+                        due.failed(&errand, clock::now());
+                    }
+                    Err(_elapsed) => {
+                        debug!(?errand, "no answer, trying again");
                         due.failed(&errand, clock::now());
                     }
                 }
@@ -338,12 +359,21 @@ async fn show(
     leases: &Api<Lease>,
     seen: &watch::Sender<BTreeMap<String, NodeName>>,
     world: Option<&World>,
+    refusals: &mut Refusals,
 ) -> Vec<String> {
     let list = tokio::time::timeout(DEADLINE, leases.list(&ListParams::default())).await;
-    let Ok(Ok(list)) = list else {
-        debug!("leases not read");
-        return Vec::new();
+    let list = match list {
+        Ok(Ok(list)) => list,
+        Ok(Err(error)) => {
+            refusals.failed("read the Leases of others", &error);
+            return Vec::new();
+        }
+        Err(_elapsed) => {
+            debug!("no answer about Leases");
+            return Vec::new();
+        }
     };
+    refusals.worked("read the Leases of others");
     let stale = Timestamp::try_from(clock::wall()).map_or_else(
         |_| Vec::new(),
         |time| {

@@ -8,6 +8,7 @@
 use std::{future::Future, time::Duration};
 
 use anyhow::{Context as _, bail};
+use fairlead_api::watch::feed::WatchFault;
 use fairlead_rt::{BoxError, CancellationToken, Supervisor, clock};
 use kube::Client;
 use kube_leader_election::{LeaseLock, LeaseLockParams, LeaseLockResult};
@@ -80,7 +81,7 @@ async fn try_once(lock: &LeaseLock, election: &Election) -> Option<bool> {
         Ok(Ok(LeaseLockResult::Acquired(_))) => Some(true),
         Ok(Ok(LeaseLockResult::NotAcquired(_))) => Some(false),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "Lease {LEASE_NAME} not read or written (needs `get`, `create` and `patch` on leases); trying again");
+            tracing::warn!(reason = reason(&error), %error, "Lease {LEASE_NAME} not read or written (needs `get`, `create` and `patch` on leases); trying again");
             None
         }
         Err(_elapsed) => {
@@ -88,6 +89,25 @@ async fn try_once(lock: &LeaseLock, election: &Election) -> Option<bool> {
             None
         }
     }
+}
+
+/// The closed word of what the API server said, if it said anything.
+fn reason(error: &kube_leader_election::Error) -> &'static str {
+    use kube_leader_election::Error;
+    let fault = match error {
+        Error::GetLease(error)
+        | Error::CreateLease(error)
+        | Error::AcquireLease(error)
+        | Error::RenewLease(error)
+        | Error::ReleaseLease(error)
+        | Error::Kube(error) => WatchFault::of_call(error),
+        Error::ApiError { response } => WatchFault::of_call(&kube::Error::Api(response.clone())),
+        Error::TraverseLease { .. }
+        | Error::ReleaseLockWhenNotLeading { .. }
+        | Error::SerdeError(_)
+        | Error::JiffError(_) => WatchFault::Unavailable,
+    };
+    fault.reason()
 }
 
 /// `false` when told to stop first.

@@ -14,7 +14,7 @@ use k8s_openapi::{api::core::v1, serde::de::DeserializeOwned};
 use kube::{
     Api, Client, Resource,
     api::{ApiResource, DynamicObject},
-    runtime::{WatchStreamExt as _, watcher},
+    runtime::watcher,
 };
 
 use super::state::{Change, Extra};
@@ -68,8 +68,7 @@ fn extra<K>(
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    watcher(api, watcher::Config::default())
-        .default_backoff()
+    feed::events(api)
         .map(move |event| match event {
             Ok(event) => Some(wrap(event)),
             Err(error) => {
