@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{Path, Query, State, rejection::QueryRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
-use fairlead_model::ServiceName;
-use fairlead_observe::{ErrorView, ExplainView, IpPoolRow, L2Row, ServiceView, StatusView};
+use fairlead_model::{NodeName, ServiceName};
+use fairlead_observe::{
+    ErrorView, ExplainView, IpPoolRow, L2Event, L2Row, ServiceView, StatusView,
+};
 use fairlead_rt::{BoxError, CancellationToken, metrics};
 use tokio::net::UnixListener;
 
@@ -42,6 +44,8 @@ pub fn router(views: Arc<Views>) -> Router {
         .route("/v1/services", get(services))
         .route("/v1/ippools", get(ip_pools))
         .route("/v1/l2", get(l2))
+        .route("/v1/l2/history", get(l2_history))
+        .route("/v1/l2/move", post(l2_move))
         .route("/v1/explain/{namespace}/{name}", get(explain))
         .route("/metrics", get(metrics_text))
         .route("/healthz", get(healthz))
@@ -88,6 +92,39 @@ async fn l2(State(views): State<Arc<Views>>) -> Json<Vec<L2Row>> {
     Json(views.l2())
 }
 
+async fn l2_history(State(views): State<Arc<Views>>) -> Json<Vec<L2Event>> {
+    let history = views.l2.history.borrow();
+    Json(history.iter().cloned().collect())
+}
+
+/// Which address, and where to.
+#[derive(serde::Deserialize)]
+struct Move {
+    vip: std::net::IpAddr,
+    node: String,
+}
+
+async fn l2_move(
+    State(views): State<Arc<Views>>,
+    asked: Result<Query<Move>, QueryRejection>,
+) -> Result<Json<Vec<L2Row>>, Refusal> {
+    let bad = |reason: &str, why: String| {
+        let remedy = "write it as /v1/l2/move?vip=ADDRESS&node=NODE";
+        Refusal::new(StatusCode::BAD_REQUEST, reason, why, remedy)
+    };
+    let Query(asked) = asked.map_err(|e| bad("BadMove", e.body_text()))?;
+    let node = NodeName::new(&asked.node).map_err(|e| bad(e.reason(), e.to_string()))?;
+    let moved = views.l2.move_to(asked.vip, node).await;
+    moved.map_err(|(reason, why)| {
+        let remedy =
+            "ask the agent of the owner; `fairlead l2 list` names it and says who is heard";
+        Refusal::new(StatusCode::CONFLICT, reason, why, remedy)
+    })?;
+    let mut rows = views.l2();
+    rows.retain(|row| row.vip == asked.vip);
+    Ok(Json(rows))
+}
+
 async fn explain(
     State(views): State<Arc<Views>>,
     Path((namespace, name)): Path<(String, String)>,
@@ -120,7 +157,7 @@ async fn healthz(State(views): State<Arc<Views>>) -> (StatusCode, String) {
 }
 
 async fn nothing() -> Refusal {
-    let remedy = "paths: /v1/status, /v1/services, /v1/ippools, /v1/l2, /v1/explain/NAMESPACE/NAME, /metrics, /healthz";
+    let remedy = "paths: /v1/status, /v1/services, /v1/ippools, /v1/l2, /v1/l2/history, /v1/l2/move (POST), /v1/explain/NAMESPACE/NAME, /metrics, /healthz";
     Refusal::new(
         StatusCode::NOT_FOUND,
         "NoSuchPath",

@@ -30,6 +30,11 @@ Keys without a flag, as files in --config-dir or as FAIRLEAD_BPF_LB_MODE etc. in
   fairlead-fold-after     how long after a change old flows keep their backend without an entry of their own, e.g. 1h
   fairlead-dad-probes     probes before an address is used
   fairlead-dad-interval   between two of these, e.g. 100ms
+  fairlead-heartbeat-interval  between heartbeats, 10ms to 1s; the same on every node [default: 50ms]
+  fairlead-l2-deadline    how long a hung agent's kernel answers on, at least 10 heartbeats [default: 3s]
+  fairlead-l2-lease-duration   how long a Lease of an announced Service holds without renewal [default: 1h]
+  fairlead-l2-conflict    when a stranger claims an owned address: defend, back-off (after defending once) or stop [default: defend]
+  fairlead-l2-failback    true: give addresses back to the node that comes first for them [default: false]
   fairlead-ignore-keys    keys of the ConfigMap that may be ignored although they are refused here
 A ConfigMap's other keys are ignored with a line in the log, or refused by name: see the book's reference of ConfigMap keys.";
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use fairlead_announcer::ownership::{Defence, Settings};
 use fairlead_datapath::Acceleration;
 use fairlead_model::{ForwardingMode, NodeName};
 use fairlead_observe::client::SOCKET_DIR;
@@ -19,6 +20,9 @@ use serde::Deserialize;
 pub const PIN_DIR: &str = "/sys/fs/bpf/fairlead";
 /// What outlives a restart but not the machine.
 pub const STATE_DIR: &str = "/var/lib/fairlead";
+
+/// As Cilium does: shorter Leases become this long.
+const LEAST_LEASE: Duration = Duration::from_secs(1);
 
 /// What an agent is told.
 #[derive(Debug, Clone)]
@@ -49,6 +53,16 @@ pub struct AgentConfig {
     pub dad_probes: Option<u8>,
     /// Between these.
     pub dad_interval: Option<Duration>,
+    /// Between heartbeats; the same on every node of a segment.
+    pub heartbeat_interval: Option<Duration>,
+    /// How long after its last heartbeat a hung agent's kernel goes on answering beside others.
+    pub l2_deadline: Option<Duration>,
+    /// How long a Lease holds without renewal.
+    pub lease_duration: Option<Duration>,
+    /// What an owner does when a stranger claims its address.
+    pub defence: Defence,
+    /// Give addresses back to the node that comes first for them.
+    pub failback: bool,
     /// URL of the API server, for people.
     pub api_server: String,
     /// Where its metrics are registered and what the local API shows.
@@ -73,6 +87,11 @@ impl AgentConfig {
             fold_after: None,
             dad_probes: None,
             dad_interval: None,
+            heartbeat_interval: None,
+            l2_deadline: None,
+            lease_duration: None,
+            defence: Defence::default(),
+            failback: false,
             api_server: "unknown".to_owned(),
             metrics: Metrics::new(),
         }
@@ -115,12 +134,31 @@ pub struct AgentSettings {
     pub fairlead_dad_probes: Option<u8>,
     /// A time such as `100ms`.
     pub fairlead_dad_interval: Option<String>,
+    /// A time from `10ms` to `1s`; the same on every node.
+    pub fairlead_heartbeat_interval: Option<String>,
+    /// A time such as `3s`, at least 10 heartbeats.
+    pub fairlead_l2_deadline: Option<String>,
+    /// Give addresses back to the node that comes first for them, once that is settled.
+    pub fairlead_l2_failback: Option<bool>,
+    /// `defend`, `back-off` or `stop` when a stranger claims an address that is owned.
+    pub fairlead_l2_conflict: Option<String>,
+    /// A time such as `1h`: how long a Lease of L2 announcements holds without renewal.
+    pub fairlead_l2_lease_duration: Option<String>,
     /// Forward packets; `false` beside another CNI.
     pub fairlead_forwarding: Option<bool>,
     /// Announce by policies.
     pub enable_l2_announcements: Option<bool>,
     /// Socket of the local API.
     pub fairlead_socket: Option<PathBuf>,
+}
+
+/// The announcer's part of these, as written.
+struct L2Settings {
+    heartbeat_interval: Option<String>,
+    deadline: Option<String>,
+    lease_duration: Option<String>,
+    conflict: Option<String>,
+    failback: Option<bool>,
 }
 
 impl AgentSettings {
@@ -176,10 +214,38 @@ impl AgentSettings {
             let time = text.map(|text| time(&text).context(key));
             time.transpose()
         };
+        let l2 = L2Settings {
+            heartbeat_interval: self.fairlead_heartbeat_interval,
+            deadline: self.fairlead_l2_deadline,
+            lease_duration: self.fairlead_l2_lease_duration,
+            conflict: self.fairlead_l2_conflict,
+            failback: self.fairlead_l2_failback,
+        };
         config.fold_after = time("fairlead-fold-after", self.fairlead_fold_after)?;
         config.dad_interval = time("fairlead-dad-interval", self.fairlead_dad_interval)?;
+        announcements(l2, &mut config)?;
         Ok(config)
     }
+}
+
+/// What the announcer is told.
+///
+/// # Errors
+/// Names the key that cannot be used.
+fn announcements(settings: L2Settings, config: &mut AgentConfig) -> Result<()> {
+    let time = |key: &'static str, text: Option<String>| {
+        let time = text.map(|text| time(&text).context(key));
+        time.transpose()
+    };
+    config.heartbeat_interval = time("fairlead-heartbeat-interval", settings.heartbeat_interval)?;
+    config.l2_deadline = time("fairlead-l2-deadline", settings.deadline)?;
+    let lease = time("fairlead-l2-lease-duration", settings.lease_duration)?;
+    config.lease_duration = lease.map(|duration| duration.max(LEAST_LEASE));
+    if let Some(word) = settings.conflict {
+        config.defence = defence(&word)?;
+    }
+    config.failback = settings.failback.unwrap_or(false);
+    check_timers(config)
 }
 
 /// How programs attach, and whether they forward. Cilium's `disabled`, its default, means that XDP carries no packets of Services: they are
@@ -215,6 +281,42 @@ fn forwarding_mode(mode: &str, dispatch: Option<&str>) -> Result<ForwardingMode>
             "bpf-lb-mode: `{other}` does not exist here: set snat, or dsr with bpf-lb-dsr-dispatch ipip"
         ),
     }
+}
+
+/// What an owner does when a stranger claims its address.
+///
+/// # Errors
+/// Names the key and the words that exist.
+fn defence(word: &str) -> Result<Defence> {
+    match word {
+        "defend" => Ok(Defence::Defend),
+        "back-off" => Ok(Defence::BackOff),
+        "stop" => Ok(Defence::Stop),
+        other => bail!("fairlead-l2-conflict: `{other}` is none of defend, back-off, stop"),
+    }
+}
+
+/// Timers that contradict each other would move addresses without cause.
+fn check_timers(config: &AgentConfig) -> Result<()> {
+    let own = Settings::default();
+    let beat = config.heartbeat_interval.unwrap_or(own.beat);
+    let (least, most) = (Duration::from_millis(10), Duration::from_secs(1));
+    if !(least..=most).contains(&beat) {
+        bail!(
+            "fairlead-heartbeat-interval: `{}ms` is not between 10ms and 1s",
+            beat.as_millis()
+        );
+    }
+    let deadline = config.l2_deadline.unwrap_or(own.deadline);
+    if deadline < beat * 10 {
+        bail!(
+            "fairlead-l2-deadline: `{}ms` is less than 10 heartbeats (fairlead-heartbeat-interval) of {}ms: \
+             an agent that is late once would fall silent",
+            deadline.as_millis(),
+            beat.as_millis()
+        );
+    }
+    Ok(())
 }
 
 /// A number and its unit.
@@ -269,7 +371,7 @@ mod tests {
     use fairlead_model::ForwardingMode;
     use fairlead_rt::settings::Sources;
 
-    use super::AgentSettings;
+    use super::{AgentSettings, Defence};
 
     fn settings(flags: &[(&str, &str)]) -> AgentSettings {
         let flags = flags
@@ -312,6 +414,11 @@ mod tests {
             ("fairlead-fold-after", "10m"),
             ("fairlead-dad-probes", "2"),
             ("fairlead-dad-interval", "250ms"),
+            ("fairlead-heartbeat-interval", "100ms"),
+            ("fairlead-l2-deadline", "5s"),
+            ("fairlead-l2-conflict", "back-off"),
+            ("fairlead-l2-failback", "true"),
+            ("fairlead-l2-lease-duration", "10ms"),
         ])
         .into_config()
         .unwrap();
@@ -320,6 +427,11 @@ mod tests {
         assert_eq!(config.fold_after, Some(Duration::from_mins(10)));
         assert_eq!(config.dad_probes, Some(2));
         assert_eq!(config.dad_interval, Some(Duration::from_millis(250)));
+        assert_eq!(config.heartbeat_interval, Some(Duration::from_millis(100)));
+        assert_eq!(config.l2_deadline, Some(Duration::from_secs(5)));
+        assert_eq!(config.defence, Defence::BackOff);
+        assert!(config.failback);
+        assert_eq!(config.lease_duration, Some(Duration::from_secs(1)));
     }
 
     #[test]
@@ -379,6 +491,11 @@ mod tests {
             ("fairlead-fold-after", "soon"),
             ("fairlead-dad-probes", "0"),
             ("fairlead-dad-interval", "0ms"),
+            ("fairlead-heartbeat-interval", "5ms"),
+            ("fairlead-heartbeat-interval", "2000ms"),
+            ("fairlead-l2-deadline", "400ms"),
+            ("fairlead-l2-conflict", "shout"),
+            ("fairlead-l2-lease-duration", "long"),
         ] {
             let error = settings(&[(key, value)]).into_config().unwrap_err();
             let text = format!("{error:#}");

@@ -10,9 +10,10 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use fairlead_api::watch::feed::WatchFault;
-use fairlead_rt::CancellationToken;
+use fairlead_rt::{BoxError, CancellationToken};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, api::PostParams};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 /// Namespace of the Secret.
@@ -21,6 +22,8 @@ pub const NAMESPACE: &str = "kube-system";
 pub const NAME: &str = "fairlead-heartbeat";
 /// The entry in its data.
 pub const ENTRY: &str = "key";
+/// The entry of the key before, while a key is being replaced: accepted, and used beside the new one.
+pub const PREVIOUS: &str = "previous";
 /// Bytes of a key.
 pub const LEN: usize = 32;
 
@@ -30,6 +33,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Between two attempts.
 const RETRY: Duration = Duration::from_secs(1);
+/// Between two looks at the Secret. Two keys are valid while one is replaced, so nothing hangs on being quick.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// A heartbeat key. Does not print.
 #[derive(Clone, PartialEq, Eq)]
@@ -52,6 +57,33 @@ impl HeartbeatKey {
     }
 }
 
+/// What the Secret holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeartbeatKeys {
+    /// The key.
+    pub key: HeartbeatKey,
+    /// The one before, while it is being replaced.
+    pub previous: Option<HeartbeatKey>,
+}
+
+impl HeartbeatKeys {
+    /// All that is valid, the newest first.
+    pub fn reveal(&self) -> Vec<Vec<u8>> {
+        let all = std::iter::once(&self.key).chain(&self.previous);
+        all.map(|key| key.reveal().to_vec()).collect()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (key, previous) = bytes.split_at_checked(LEN)?;
+        let previous = match previous {
+            [] => None,
+            previous => Some(HeartbeatKey::from_bytes(previous)?),
+        };
+        let key = HeartbeatKey::from_bytes(key)?;
+        Some(Self { key, previous })
+    }
+}
+
 /// The key of the Secret. Where there is none, or one without an entry (as our manifests install it, so that nobody needs the right to
 /// create Secrets), whoever comes first fills it and the others read that; `kept` from before is put back rather than replaced by another.
 ///
@@ -60,7 +92,7 @@ impl HeartbeatKey {
 ///
 /// # Cancel safety
 /// The Secret may have been made.
-pub async fn ensure(client: &Client, kept: Option<&HeartbeatKey>) -> Result<HeartbeatKey> {
+pub async fn ensure(client: &Client, kept: Option<&HeartbeatKey>) -> Result<HeartbeatKeys> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
     let params = PostParams::default();
     for _ in 0..2 {
@@ -134,14 +166,82 @@ fn filled(found: Option<Secret>, kept: Option<&HeartbeatKey>) -> Result<Secret> 
     Ok(secret)
 }
 
-fn of_secret(secret: &Secret) -> Result<HeartbeatKey> {
-    let entry = secret.data.as_ref().and_then(|data| data.get(ENTRY));
-    match entry.and_then(|bytes| HeartbeatKey::from_bytes(&bytes.0)) {
-        Some(key) => Ok(key),
-        None => bail!(
+fn of_secret(secret: &Secret) -> Result<HeartbeatKeys> {
+    let entry = |name: &str| secret.data.as_ref().and_then(|data| data.get(name));
+    let key = entry(ENTRY).and_then(|bytes| HeartbeatKey::from_bytes(&bytes.0));
+    let Some(key) = key else {
+        bail!(
             "Secret {NAMESPACE}/{NAME}: data.{ENTRY} must be {LEN} bytes; delete the Secret to have a new one made, then restart every agent"
-        ),
+        );
+    };
+    let previous = match entry(PREVIOUS) {
+        None => None,
+        Some(bytes) if bytes.0.is_empty() => None,
+        Some(bytes) => match HeartbeatKey::from_bytes(&bytes.0) {
+            Some(previous) => Some(previous),
+            None => bail!(
+                "Secret {NAMESPACE}/{NAME}: data.{PREVIOUS} must be the {LEN} bytes of the former key, or absent"
+            ),
+        },
+    };
+    Ok(HeartbeatKeys { key, previous })
+}
+
+/// Follows the Secret: keys that are replaced while the agent runs reach `keys`. What is unreadable changes nothing.
+///
+/// # Errors
+/// None; the signature is that of a supervised task.
+///
+/// # Cancel safety
+/// Nothing is lost: the next look finds the same.
+pub async fn follow(
+    client: Client,
+    state_dir: PathBuf,
+    keys: watch::Sender<Vec<Vec<u8>>>,
+    stop: CancellationToken,
+) -> Result<(), BoxError> {
+    let secrets: Api<Secret> = Api::namespaced(client, NAMESPACE);
+    let mut said = String::new();
+    loop {
+        let found = async {
+            tokio::time::sleep(LOOK).await;
+            tokio::time::timeout(DEADLINE, secrets.get_opt(NAME)).await
+        };
+        let Some(found) = stop.run_until_cancelled(found).await else {
+            return Ok(());
+        };
+        // Away, or about to be filled: the next look will tell.
+        let Ok(Ok(Some(secret))) = found else {
+            continue;
+        };
+        if !has_entry(&secret) {
+            continue;
+        }
+        let error = match take(&secret, &state_dir, &keys) {
+            Ok(()) => String::new(),
+            Err(error) => format!("{error:#}"),
+        };
+        if !error.is_empty() && error != said {
+            warn!(error, "the heartbeat keys stay as they are");
+        }
+        said = error;
     }
+}
+
+/// Uses what the Secret holds now.
+fn take(secret: &Secret, state_dir: &Path, keys: &watch::Sender<Vec<Vec<u8>>>) -> Result<()> {
+    let found = of_secret(secret)?;
+    let is_news = keys.send_if_modified(|keys| {
+        let revealed = found.reveal();
+        let is_news = *keys != revealed;
+        *keys = revealed;
+        is_news
+    });
+    if is_news {
+        info!("the heartbeat keys of Secret {NAMESPACE}/{NAME} have changed");
+        keep(state_dir, &found)?;
+    }
+    Ok(())
 }
 
 /// The key from the API server or, while that is away, from `state_dir`. Waits until there is one; `None` if `stop` fires first.
@@ -153,12 +253,12 @@ pub async fn obtain(
     client: &Client,
     state_dir: &Path,
     stop: &CancellationToken,
-) -> Option<HeartbeatKey> {
+) -> Option<HeartbeatKeys> {
     let mut said = false;
     loop {
         let kept = cached(state_dir);
         let fresh = tokio::select! {
-            fresh = ensure(client, kept.as_ref()) => fresh,
+            fresh = ensure(client, kept.as_ref().map(|keys| &keys.key)) => fresh,
             () = tokio::time::sleep(PATIENCE), if kept.is_some() => Err(anyhow!("no answer yet")),
             () = stop.cancelled() => return None,
         };
@@ -203,14 +303,14 @@ fn file(state_dir: &Path) -> PathBuf {
     state_dir.join("heartbeat.key")
 }
 
-fn cached(state_dir: &Path) -> Option<HeartbeatKey> {
-    HeartbeatKey::from_bytes(&std::fs::read(file(state_dir)).ok()?)
+fn cached(state_dir: &Path) -> Option<HeartbeatKeys> {
+    HeartbeatKeys::from_bytes(&std::fs::read(file(state_dir)).ok()?)
 }
 
 /// Replaces the file in one step, so that a crash leaves the old or the new key.
-fn keep(state_dir: &Path, key: &HeartbeatKey) -> Result<()> {
+fn keep(state_dir: &Path, keys: &HeartbeatKeys) -> Result<()> {
     let path = file(state_dir);
-    if cached(state_dir).as_ref() == Some(key) {
+    if cached(state_dir).as_ref() == Some(keys) {
         return make_private(&path)
             .with_context(|| format!("take {} away from others", path.display()));
     }
@@ -223,7 +323,7 @@ fn keep(state_dir: &Path, key: &HeartbeatKey) -> Result<()> {
             .create_new(true)
             .mode(0o600)
             .open(&new)?;
-        file.write_all(key.reveal())?;
+        file.write_all(&keys.reveal().concat())?;
         file.sync_all()?;
         std::fs::rename(&new, &path)
     };
@@ -248,7 +348,14 @@ mod tests {
     use kube::Client;
     use tokio::net::TcpListener;
 
-    use super::{DEADLINE, HeartbeatKey, LEN, cached, keep, obtain, of_secret};
+    use super::{DEADLINE, HeartbeatKey, HeartbeatKeys, LEN, cached, keep, obtain, of_secret};
+
+    fn keys(byte: u8) -> HeartbeatKeys {
+        HeartbeatKeys {
+            key: HeartbeatKey([byte; LEN]),
+            previous: None,
+        }
+    }
 
     async fn listener() -> (TcpListener, Client) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -268,7 +375,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let stop = CancellationToken::new();
         tokio::select! {
-            key = obtain(&client, file.path(), &stop) => assert_eq!(key, Some(HeartbeatKey([7; LEN]))),
+            key = obtain(&client, file.path(), &stop) => assert_eq!(key, Some(keys(7))),
             served = axum::serve(listener, router) => panic!("{served:?}"),
         }
     }
@@ -277,7 +384,7 @@ mod tests {
     async fn a_kept_key_serves_well_before_a_silent_api_server_is_given_up() {
         let (_accepts_and_says_nothing, client) = listener().await;
         let dir = tempfile::TempDir::new().unwrap();
-        let key = HeartbeatKey([7; LEN]);
+        let key = keys(7);
         keep(dir.path(), &key).unwrap();
         let began = clock::now();
         let obtained = obtain(&client, dir.path(), &CancellationToken::new()).await;
@@ -301,9 +408,9 @@ mod tests {
             Json(secret)
         };
         let router = Router::new().route("/{*path}", get(move || async move { empty() }).put(fill));
-        let kept = HeartbeatKey([7; LEN]);
+        let kept = keys(7);
         tokio::select! {
-            key = super::ensure(&client, Some(&kept)) => assert_eq!(key.unwrap(), kept),
+            key = super::ensure(&client, Some(&kept.key)) => assert_eq!(key.unwrap(), kept),
             served = axum::serve(listener, router) => panic!("{served:?}"),
         }
         let seen = seen.lock().unwrap();
@@ -324,7 +431,7 @@ mod tests {
         let state = dir.path().join("state");
         assert_eq!(cached(&state), None);
         for byte in [7, 8] {
-            let key = HeartbeatKey([byte; LEN]);
+            let key = keys(byte);
             keep(&state, &key).unwrap();
             assert_eq!(cached(&state), Some(key));
         }
@@ -332,7 +439,7 @@ mod tests {
         let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(), 0o600);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        keep(&state, &HeartbeatKey([8; LEN])).unwrap();
+        keep(&state, &keys(8)).unwrap();
         assert_eq!(mode(), 0o600, "a restored file is made private again");
         assert_eq!(format!("{:?}", HeartbeatKey([7; LEN])), "HeartbeatKey(..)");
     }
@@ -346,5 +453,43 @@ mod tests {
             text.contains("32 bytes") && text.contains("delete the Secret"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn two_keys_are_valid_while_one_is_replaced() {
+        let secret = |data: serde_json::Value| {
+            serde_json::from_value(serde_json::json!({ "data": data })).unwrap()
+        };
+        let text = |byte: u8| k8s_openapi::ByteString(vec![byte; LEN]);
+        let both = HeartbeatKeys {
+            previous: Some(HeartbeatKey([7; LEN])),
+            ..keys(8)
+        };
+        let data = serde_json::json!({ "key": text(8), "previous": text(7) });
+        assert_eq!(of_secret(&secret(data)).unwrap(), both);
+        assert_eq!(both.reveal(), [vec![8; LEN], vec![7; LEN]]);
+        let dir = tempfile::TempDir::new().unwrap();
+        keep(dir.path(), &both).unwrap();
+        assert_eq!(cached(dir.path()), Some(both), "a restart knows both");
+        let short = serde_json::json!({ "key": text(8), "previous": "c2hvcnQ=" });
+        let error = of_secret(&secret(short)).unwrap_err().to_string();
+        assert!(error.contains("data.previous"), "{error}");
+    }
+
+    #[test]
+    fn what_the_secret_says_reaches_the_announcer_once_and_nonsense_does_not() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (keys_of, mut seen) = tokio::sync::watch::channel(keys(7).reveal());
+        let secret = |byte: u8, len: usize| {
+            let key = k8s_openapi::ByteString(vec![byte; len]);
+            serde_json::from_value(serde_json::json!({ "data": { "key": key } })).unwrap()
+        };
+        super::take(&secret(7, LEN), dir.path(), &keys_of).unwrap();
+        assert!(!seen.has_changed().unwrap());
+        super::take(&secret(8, LEN), dir.path(), &keys_of).unwrap();
+        assert_eq!(*seen.borrow_and_update(), keys(8).reveal());
+        assert_eq!(cached(dir.path()), Some(keys(8)));
+        assert!(super::take(&secret(9, 3), dir.path(), &keys_of).is_err());
+        assert!(!seen.has_changed().unwrap());
     }
 }

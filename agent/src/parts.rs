@@ -4,24 +4,31 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use fairlead_abi::{
     lb::{N_IFACES, backend_flags, mode},
     reasons,
 };
-use fairlead_announcer::status::{L2Status, VipStatus};
+use fairlead_announcer::{
+    History, MoveRequest,
+    status::{L2Status, VipStatus},
+};
 use fairlead_api::watch::Problems;
 use fairlead_datapath::{L2Maps, LbMaps};
 use fairlead_model::{
-    Backend, BackendState, ForwardingMode, Frontend, Generation, MacAddr, Service,
+    Backend, BackendState, ForwardingMode, Frontend, Generation, MacAddr, NodeName, Service,
 };
 use fairlead_observe::{
     BackendView, FrontendView, InterfaceView, L2Row, PeerView, ReasonView, Timestamp,
 };
 use fairlead_rt::clock;
 use fairlead_xdp_lb::{engine::Programmed, problem::Problem};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How long a move may take: offers are made for half a second each.
+const MOVE: Duration = Duration::from_secs(2);
 
 /// The load balancer.
 pub struct LbPart {
@@ -208,6 +215,10 @@ pub struct L2Part {
     pub maps: L2Maps,
     /// Its report.
     pub status: watch::Receiver<Arc<L2Status>>,
+    /// Changes of owners.
+    pub history: watch::Receiver<History>,
+    /// How it is asked to move an address; `None` before it runs.
+    pub moves: watch::Receiver<Option<mpsc::Sender<MoveRequest>>>,
 }
 
 impl L2Part {
@@ -219,6 +230,63 @@ impl L2Part {
             services.map(move |service| l2_row(*vip, interface, service, row))
         });
         rows.collect()
+    }
+
+    /// Has the announcer hand an address to another node, and waits until that owns it.
+    ///
+    /// # Errors
+    /// The closed word and the sentence for people.
+    ///
+    /// # Cancel safety
+    /// The address may have moved.
+    pub async fn move_to(&self, vip: IpAddr, to: NodeName) -> Result<(), (&'static str, String)> {
+        let elsewhere = || {
+            let status = Arc::clone(&self.status.borrow());
+            let mut rows = status.vips.iter().filter(|((of, _), _)| *of == vip);
+            rows.find_map(|(_, row)| row.owner.clone().filter(|_| !row.is_self))
+        };
+        let (answer, answered) = oneshot::channel();
+        let moves = self.moves.borrow().clone();
+        let request = MoveRequest {
+            vip,
+            to: to.clone(),
+            answer,
+        };
+        let sent = match moves {
+            Some(moves) => moves.try_send(request).is_ok(),
+            None => false,
+        };
+        let starting = || {
+            (
+                "Starting",
+                "the announcer is starting: try again".to_owned(),
+            )
+        };
+        if !sent {
+            return Err(starting());
+        }
+        let outcome = tokio::time::timeout(MOVE, answered).await;
+        if let Err(error) = outcome.ok().and_then(Result::ok).ok_or_else(starting)? {
+            let owner = elsewhere().map(|owner| format!("; {owner} owns it"));
+            let why = format!("{vip}: {error}{}", owner.unwrap_or_default());
+            return Err((error.reason(), why));
+        }
+        let mut status = self.status.clone();
+        let is_there = |status: &Arc<L2Status>| {
+            let mut rows = status.vips.iter().filter(|((of, _), _)| *of == vip);
+            rows.any(|(_, row)| row.owner.as_deref() == Some(to.as_str()))
+        };
+        let took = tokio::time::timeout(MOVE, status.wait_for(is_there)).await;
+        match took {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err((
+                "NotTaken",
+                format!(
+                    "{vip}: {to} did not take it within {} s: it may not serve it, or see `fairlead l2 list` there",
+                    MOVE.as_secs()
+                ),
+            )),
+        }
     }
 
     /// Peers, by interface and name.

@@ -97,6 +97,8 @@ fn parts(
     let attached = attachments.view();
     let (snapshot, snapshots) = watch::channel(Arc::new(NOTHING));
     let (l2_status, l2_statuses) = watch::channel(Arc::new(L2Status::default()));
+    let (history, histories) = watch::channel(fairlead_announcer::History::new());
+    let (moves, movers) = watch::channel(None);
     let (gate, gates) = watch::channel(policy::Programmed::default());
     let (api, apis) = watch::channel(ApiView {
         server: config.api_server.clone(),
@@ -130,6 +132,8 @@ fn parts(
         snapshots: snapshots.clone(),
         gates,
         status: l2_status,
+        history,
+        moves,
     };
     let views = Views {
         started: Timestamp::from_system(clock::wall()),
@@ -145,6 +149,8 @@ fn parts(
         l2: L2Part {
             maps: l2_maps,
             status: l2_statuses,
+            history: histories,
+            moves: movers,
         },
         host_arp: host_arps,
         config,

@@ -15,10 +15,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use fairlead_datapath::maps::{L2Maps, MapError};
-use fairlead_model::{NodeName, Snapshot};
+use fairlead_model::{NodeName, Snapshot, Vip};
 use fairlead_netlink::{Netlink, NetlinkError};
 use fairlead_rt::{CancellationToken, ExitError, Supervisor, metrics::Metrics as Registry};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 mod control;
 mod metrics;
@@ -28,7 +28,12 @@ mod responder;
 mod sockets;
 mod thread;
 
-use crate::{conditions, lease, ownership::Settings, policy::Programmed, status::L2Status};
+use crate::{
+    conditions, events, lease,
+    ownership::{MoveError, Settings},
+    policy::Programmed,
+    status::{History, L2Status},
+};
 pub use sockets::SocketError;
 
 /// What an announcer is told once.
@@ -38,8 +43,6 @@ pub struct AnnouncerConfig {
     pub node: NodeName,
     /// Announcing interfaces by name; an interface's place is its deadline cell (`Iface::l2_cell`), at most 16.
     pub interfaces: Vec<String>,
-    /// Heartbeat keys: the first signs, all are accepted.
-    pub keys: Vec<Vec<u8>>,
     /// Timers.
     pub settings: Settings,
     /// Where and how Leases are written.
@@ -48,6 +51,13 @@ pub struct AnnouncerConfig {
 
 /// What an announcer works with.
 pub struct AnnouncerInputs {
+    /// Heartbeat keys, never none: all are accepted, and while there are several every message is sent once with each, so that peers that have
+    /// not heard of the new one yet, or of the old one any more, go on hearing us.
+    pub keys: watch::Receiver<Vec<Vec<u8>>>,
+    /// Where changes of owners are kept; it outlives the announcer.
+    pub history: watch::Sender<History>,
+    /// Moves on request.
+    pub moves: mpsc::Receiver<MoveRequest>,
     /// What is wanted; `None` until it is known. Adopted addresses are kept meanwhile.
     pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     /// What the datapath serves.
@@ -60,6 +70,17 @@ pub struct AnnouncerInputs {
     pub client: Option<kube::Client>,
     /// Where metrics are registered.
     pub metrics: Registry,
+}
+
+/// Somebody wants an address elsewhere.
+#[derive(Debug)]
+pub struct MoveRequest {
+    /// The address; its whole group goes.
+    pub vip: Vip,
+    /// Where.
+    pub to: NodeName,
+    /// Whether it was offered. That it was taken shows in the status.
+    pub answer: oneshot::Sender<Result<(), MoveError>>,
 }
 
 /// Why the announcer ended.
@@ -117,7 +138,7 @@ impl Announcer {
     /// # Errors
     /// [`AnnouncerError::NoKey`], [`AnnouncerError::TooManyInterfaces`].
     pub fn new(config: AnnouncerConfig, inputs: AnnouncerInputs) -> Result<Self, AnnouncerError> {
-        if config.keys.is_empty() {
+        if inputs.keys.borrow().is_empty() {
             return Err(AnnouncerError::NoKey);
         }
         let (n, max) = (config.interfaces.len(), thread::MAX_SEGMENTS);
@@ -159,8 +180,16 @@ impl Announcer {
                 tasks.token(),
             );
             tasks.spawn("lease", lease);
-            let policies = conditions::run(client, self.status.subscribe(), tasks.token());
+            let policies = conditions::run(
+                client.clone(),
+                self.config.node.clone(),
+                self.inputs.snapshot.clone(),
+                self.status.subscribe(),
+                tasks.token(),
+            );
             tasks.spawn("policies", policies);
+            let (node, status) = (self.config.node.clone(), self.status.subscribe());
+            tasks.spawn("events", events::run(client, node, status, tasks.token()));
         }
         let (control, heart) = control::start(self.config, self.inputs, self.status, seen)?;
         tasks.spawn_thread("heartbeat", move |_| heart.run());

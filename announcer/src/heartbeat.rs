@@ -65,6 +65,7 @@ pub mod heard_flags {
 mod claim_flags {
     pub(super) const V6: u8 = 1;
     pub(super) const OFFERED: u8 = 1 << 1;
+    pub(super) const PINNED: u8 = 1 << 2;
 }
 
 /// Why a datagram is not a heartbeat of ours.
@@ -179,6 +180,8 @@ pub struct Claim {
     pub epoch: u64,
     /// To whom the owner would hand it over now.
     pub offered_to: Option<MemberId>,
+    /// It is where it is, or is offered, because somebody asked for that.
+    pub is_pinned: bool,
 }
 
 impl Claim {
@@ -421,7 +424,12 @@ fn write_claim(writer: &mut Writer<'_>, claim: &Claim) {
     } else {
         0
     };
-    writer.u8(v6 | offered);
+    let pinned = if claim.is_pinned {
+        claim_flags::PINNED
+    } else {
+        0
+    };
+    writer.u8(v6 | offered | pinned);
     match claim.vip {
         IpAddr::V4(ip) => writer.bytes(&ip.octets()),
         IpAddr::V6(ip) => writer.bytes(&ip.octets()),
@@ -449,6 +457,7 @@ fn read_claim(reader: &mut Reader<'_>) -> Option<Claim> {
         vip,
         epoch,
         offered_to,
+        is_pinned: flags & claim_flags::PINNED != 0,
     })
 }
 

@@ -7,6 +7,7 @@
 
 pub mod conditions;
 pub mod driver;
+pub mod events;
 pub mod frames;
 pub mod heartbeat;
 pub mod lease;
@@ -15,7 +16,7 @@ pub mod policy;
 pub mod status;
 mod time;
 
-pub use driver::{Announcer, AnnouncerConfig, AnnouncerError, AnnouncerInputs};
+pub use driver::{Announcer, AnnouncerConfig, AnnouncerError, AnnouncerInputs, MoveRequest};
 pub use policy::Programmed;
-pub use status::L2Status;
+pub use status::{History, L2Status};
 pub use time::BootTime;

@@ -32,7 +32,22 @@ use peers::Peer;
 pub use report::{GroupReport, PeerReport, State, VipReport, Why};
 pub use table::{GroupSpec, Table};
 
-/// Timers. The defaults are the design's.
+/// What an owner does when a stranger claims its address.
+///
+/// # Source
+/// RFC 5227 2.4: (c), (b) and (a).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Defence {
+    /// Goes on and announces again, at most once a second: an address of a Service is not given up to whoever shouts.
+    #[default]
+    Defend,
+    /// Announces again once; lets go if the stranger does not give way.
+    BackOff,
+    /// Lets go at once.
+    Stop,
+}
+
+/// Timers, and what is left to choice. The defaults are the design's.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Between heartbeats.
@@ -73,6 +88,11 @@ pub struct Settings {
     pub gateway_lost: Duration,
     /// How long a clean stop waits for its successors.
     pub leave_wait: Duration,
+    /// When a stranger claims what we own.
+    pub defence: Defence,
+    /// An owner gives a group back to the member that comes first for it, once that is settled and has room. Without, only what balance
+    /// needs moves.
+    pub failback: bool,
 }
 
 impl Default for Settings {
@@ -98,6 +118,8 @@ impl Default for Settings {
             gateway_ask: ms(1_000),
             gateway_lost: ms(3_500),
             leave_wait: ms(1_000),
+            defence: Defence::Defend,
+            failback: false,
         }
     }
 }
@@ -208,8 +230,40 @@ pub enum Action {
 /// Beats whose `seq` still counts as recent when echoed: about a second.
 const RECENT_BEATS: usize = 20;
 
+/// Why a group cannot be moved on request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MoveError {
+    /// No group has the address here.
+    #[error("no policy has this node announce the address")]
+    Unknown,
+    /// Only the owner can give it.
+    #[error("this node does not own it: ask the agent of the node that does")]
+    NotOwner,
+    /// The target may not own it.
+    #[error(
+        "the node may not own it: not selected by a policy, excluded, or without a local backend"
+    )]
+    NotEligible,
+    /// The target is not heard.
+    #[error("no heartbeat of the node arrives on the announcing interface")]
+    NotHeard,
+}
+
+impl MoveError {
+    /// The closed word.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Unknown => "UnknownAddress",
+            Self::NotOwner => "NotOwner",
+            Self::NotEligible => "NotEligible",
+            Self::NotHeard => "NotHeard",
+        }
+    }
+}
+
 /// The engine of one segment.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "independent facts about the segment and about what is to be sent"
@@ -259,6 +313,7 @@ impl Engine {
             .map(|(vip, _)| GroupSpec {
                 vips: vec![(*vip, true)],
                 eligible: vec![me.node],
+                weights: Vec::new(),
                 lease_holder: None,
             })
             .collect();
@@ -375,7 +430,12 @@ impl Engine {
             self.me.mac = mac;
             for state in &mut self.table.group_state {
                 state.reprogram();
+                // Neighbours hold the former one: they are told as after an acquisition, entries first.
+                state.announce_next = 0;
+                state.announce_from = now;
             }
+            // Peers must know the address for ours before they see it answer.
+            self.beat_at = now;
             self.wake = now;
         }
     }
@@ -388,6 +448,36 @@ impl Engine {
             self.wake = now;
             self.is_dirty = true;
         }
+    }
+
+    /// Offers a group that this node owns to another one, on request; balance and failback leave it there until its owner is gone.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn move_to(&mut self, vip: IpAddr, node: NodeId, now: BootTime) -> Result<(), MoveError> {
+        let vip = self.table.find(vip).ok_or(MoveError::Unknown)?;
+        let group = self.table.vips[vip].group as usize;
+        let state = &self.table.group_state[group];
+        if !matches!(
+            state.phase,
+            group::Phase::Owned | group::Phase::Offered { .. }
+        ) {
+            return Err(MoveError::NotOwner);
+        }
+        if node == self.me.node {
+            self.table.group_state[group].is_pinned = true;
+            return Ok(());
+        }
+        if !self.table.is_eligible(group, node) {
+            return Err(MoveError::NotEligible);
+        }
+        let is_target = |peer: &&Peer| peer.node == node && !peer.is_leaving();
+        let to = self.alive().map(|(_, peer)| peer).find(is_target);
+        let to = to.map(|peer| peer.member).ok_or(MoveError::NotHeard)?;
+        self.table.group_state[group].is_pinned = true;
+        self.offer(group, to, now);
+        self.wake = now;
+        Ok(())
     }
 
     /// Whether a node that leaves has nothing left that a successor would take. What nobody takes goes on being answered by the kernel.

@@ -44,10 +44,14 @@ pub struct PolicyVerdict {
     pub bad_node_selector: Option<String>,
     /// Why `serviceSelector` cannot be read.
     pub bad_service_selector: Option<String>,
+    /// Why the preferred nodes cannot be read. The policy is in force without them.
+    pub bad_preference: Option<String>,
     /// Why an entry of `interfaces` cannot be read.
     pub bad_interface_regex: Option<String>,
     /// It selects this node.
     pub selects_this_node: bool,
+    /// Nodes that it selects.
+    pub n_nodes: usize,
     /// Services that it selects and that have an address of a kind that it announces.
     pub n_services: usize,
     /// Announcing interfaces of this node that it names.
@@ -55,6 +59,13 @@ pub struct PolicyVerdict {
 }
 
 impl PolicyVerdict {
+    /// No part of it is unreadable.
+    pub const fn is_readable(&self) -> bool {
+        self.bad_node_selector.is_none()
+            && self.bad_service_selector.is_none()
+            && self.bad_interface_regex.is_none()
+    }
+
     /// What keeps the policy from doing anything here, for people; `None` if it does something.
     pub fn idle_because(&self) -> Option<String> {
         let bad = self
@@ -64,6 +75,9 @@ impl PolicyVerdict {
             .or(self.bad_interface_regex.as_ref());
         if let Some(bad) = bad {
             return Some(bad.clone());
+        }
+        if self.n_nodes == 0 {
+            return Some("spec.nodeSelector selects no node".to_owned());
         }
         if !self.selects_this_node {
             return Some("spec.nodeSelector selects other nodes than this one".to_owned());
@@ -177,7 +191,7 @@ pub fn plan(
         let holder = leases.get(&service.name).map(NodeId::of);
         for interface in interfaces {
             let spec = group(snapshot, service, &selecting, me, interface);
-            let Some((vips, eligible)) = spec else {
+            let Some((vips, eligible, weights)) = spec else {
                 continue;
             };
             let wanted = plan.wanted.entry(interface.clone()).or_default();
@@ -188,6 +202,7 @@ pub fn plan(
             wanted.groups.push(GroupSpec {
                 vips: vips.iter().map(|vip| (*vip, is_programmed(*vip))).collect(),
                 eligible,
+                weights,
                 lease_holder: holder,
             });
         }
@@ -205,7 +220,7 @@ fn group(
     selecting: &[&Compiled<'_>],
     me: &NodeName,
     interface: &str,
-) -> Option<(BTreeSet<IpAddr>, Vec<NodeId>)> {
+) -> Option<(BTreeSet<IpAddr>, Vec<NodeId>, Vec<(NodeId, u32)>)> {
     let mine = snapshot.nodes.get(me)?;
     let here = selecting
         .iter()
@@ -221,14 +236,34 @@ fn group(
         is_selected && has_backend(service, &node.name)
     };
     let may_own: Vec<&Node> = snapshot.nodes.values().filter(may).collect();
-    // An excluded node gives away what it owns, but not into nothing.
-    let included: Vec<&&Node> = may_own.iter().filter(|node| !node.is_excluded).collect();
-    let eligible = if included.is_empty() {
-        may_own.iter().map(|node| NodeId::of(&node.name)).collect()
-    } else {
-        included.iter().map(|node| NodeId::of(&node.name)).collect()
-    };
-    Some((vips, eligible))
+    // A node that is to own nothing gives away what it owns, but not into nothing: a tainted one goes before an excluded one.
+    let tiers: [fn(&Node) -> bool; 3] = [
+        |node| !node.is_excluded && !node.is_repelling,
+        |node| !node.is_excluded,
+        |_| true,
+    ];
+    let eligible = tiers.into_iter().find_map(|is_in| {
+        let nodes = may_own.iter().filter(|node| is_in(node));
+        let ids: Vec<NodeId> = nodes.map(|node| NodeId::of(&node.name)).collect();
+        (!ids.is_empty()).then_some(ids)
+    });
+    let weights = may_own
+        .iter()
+        .map(|node| (NodeId::of(&node.name), weight(selecting, node)));
+    let weights = weights.filter(|(_, weight)| *weight > 0).collect();
+    Some((vips, eligible.unwrap_or_default(), weights))
+}
+
+/// How much a node is preferred by all policies that select the Service.
+fn weight(selecting: &[&Compiled<'_>], node: &Node) -> u32 {
+    let preferences = selecting
+        .iter()
+        .flat_map(|c| c.policy.preferred.iter().flatten());
+    preferences
+        .filter(|preference| preference.nodes.matches(&node.labels))
+        .fold(0u32, |sum, preference| {
+            sum.saturating_add(preference.weight)
+        })
 }
 
 fn is_ours(class: &LoadBalancerClass) -> bool {
@@ -257,6 +292,7 @@ fn judge<'a>(
     let mut verdict = PolicyVerdict {
         bad_node_selector: policy.node_selector.as_ref().err().cloned(),
         bad_service_selector: policy.service_selector.as_ref().err().cloned(),
+        bad_preference: policy.preferred.as_ref().err().cloned(),
         ..PolicyVerdict::default()
     };
     let mut expressions = Vec::new();
@@ -269,10 +305,7 @@ fn judge<'a>(
             }
         }
     }
-    let is_bad = verdict.bad_node_selector.is_some()
-        || verdict.bad_service_selector.is_some()
-        || verdict.bad_interface_regex.is_some();
-    if is_bad {
+    if !verdict.is_readable() {
         // As Cilium: a policy that cannot be read in full announces nothing, rather than something else than was meant.
         return (verdict, None);
     }
@@ -280,6 +313,11 @@ fn judge<'a>(
         policy,
         expressions,
     };
+    verdict.n_nodes = snapshot
+        .nodes
+        .values()
+        .filter(|node| compiled.selects_node(node))
+        .count();
     let mine = snapshot.nodes.get(me);
     verdict.selects_this_node = mine.is_some_and(|node| compiled.selects_node(node));
     verdict.interfaces = interfaces

@@ -6,12 +6,21 @@ use std::{
 };
 
 use fairlead_model::{MacAddr, NodeName, ServiceName, Vip};
-use fairlead_observe::{l2::L2Row, timestamp::Timestamp};
+use fairlead_observe::{
+    l2::{L2Event, L2Row},
+    timestamp::Timestamp,
+};
 
 use crate::{
     ownership::{State, Why, order::NodeId},
     policy::PolicyVerdict,
 };
+
+/// Changes of owners and states, oldest first, at most [`HISTORY`] of them.
+pub type History = std::collections::VecDeque<L2Event>;
+
+/// Most changes that are kept: two moves of a thousand addresses.
+pub const HISTORY: usize = 4_096;
 
 /// Everything, replaced as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -62,6 +62,7 @@ fn engine(node: u64, now: BootTime) -> Engine {
         .map(|n| GroupSpec {
             vips: vec![(IpAddr::V4(Ipv4Addr::from(0xc612_0000 + n)), true)],
             eligible: vec![NodeId(1), NodeId(2)],
+            weights: Vec::new(),
             lease_holder: None,
         })
         .collect();

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use fairlead_announcer::{
-    Announcer, AnnouncerConfig, AnnouncerInputs, lease::LeaseConfig, ownership::Settings, policy,
-    status::L2Status,
+    Announcer, AnnouncerConfig, AnnouncerInputs, History, MoveRequest, lease::LeaseConfig,
+    ownership::Settings, policy, status::L2Status,
 };
 use fairlead_datapath::L2Maps;
 use fairlead_model::Snapshot;
@@ -16,14 +16,13 @@ use fairlead_netlink::Netlink;
 use fairlead_observe::InterfaceView;
 use fairlead_rt::{BoxError, CancellationToken, Supervisor};
 use kube::Client;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-use crate::{
-    bridge,
-    config::AgentConfig,
-    key::{self, HeartbeatKey},
-};
+use crate::{bridge, config::AgentConfig, key};
+
+/// Moves that wait for the announcer: people ask one at a time.
+const MOVES: usize = 8;
 
 /// What the stage works with.
 pub(super) struct Announcing {
@@ -36,6 +35,10 @@ pub(super) struct Announcing {
     /// What is in the maps.
     pub(super) gates: watch::Receiver<policy::Programmed>,
     pub(super) status: watch::Sender<Arc<L2Status>>,
+    /// Changes of owners, over all turns.
+    pub(super) history: watch::Sender<History>,
+    /// How the present turn is asked to move an address.
+    pub(super) moves: watch::Sender<Option<mpsc::Sender<MoveRequest>>>,
 }
 
 impl Announcing {
@@ -45,11 +48,30 @@ impl Announcing {
         let Some(key) = key else {
             return Ok(());
         };
+        let (keys, keys_seen) = watch::channel(key.reveal());
+        let mut tasks = Supervisor::new("keys", stop.clone());
+        let (client, state_dir) = (self.client.clone(), self.config.state_dir.clone());
+        tasks.spawn(
+            "follow",
+            key::follow(client, state_dir, keys, tasks.token()),
+        );
+        let announced = self.announce_in_turns(&keys_seen, &tasks.token()).await;
+        tasks.token().cancel();
+        tasks.first_exit().await?;
+        announced
+    }
+
+    /// Announces on what is served, and again where that changes.
+    async fn announce_in_turns(
+        &self,
+        keys: &watch::Receiver<Vec<Vec<u8>>>,
+        stop: &CancellationToken,
+    ) -> Result<()> {
         let mut interfaces = self.interfaces.clone();
         while !stop.is_cancelled() {
             let names = names(&interfaces.borrow_and_update());
             let turn = stop.child_token();
-            let announce = self.announce(&key, names.clone(), turn.clone());
+            let announce = self.announce(keys.clone(), names.clone(), turn.clone());
             tokio::pin!(announce);
             tokio::select! {
                 ended = &mut announce => return ended,
@@ -65,7 +87,7 @@ impl Announcing {
     /// Runs one announcer on these interfaces.
     async fn announce(
         &self,
-        key: &HeartbeatKey,
+        keys: watch::Receiver<Vec<Vec<u8>>>,
         names: Vec<String>,
         stop: CancellationToken,
     ) -> Result<()> {
@@ -92,11 +114,15 @@ impl Announcing {
         let config = AnnouncerConfig {
             node: self.config.node.clone(),
             interfaces: names,
-            keys: vec![key.reveal().to_vec()],
             settings: settings(&self.config),
-            lease: LeaseConfig::default(),
+            lease: lease(&self.config),
         };
+        let (moves, asked) = mpsc::channel(MOVES);
+        self.moves.send_replace(Some(moves));
         let inputs = AnnouncerInputs {
+            history: self.history.clone(),
+            moves: asked,
+            keys,
             snapshot: completes,
             programmed: gates,
             maps: self.maps.clone(),
@@ -115,12 +141,24 @@ impl Announcing {
     }
 }
 
+fn lease(config: &AgentConfig) -> LeaseConfig {
+    let own = LeaseConfig::default();
+    LeaseConfig {
+        duration: config.lease_duration.unwrap_or(own.duration),
+        ..own
+    }
+}
+
 /// Timers: the announcer's own, and what is a setting.
 fn settings(config: &AgentConfig) -> Settings {
     let own = Settings::default();
     Settings {
         dad_probes: config.dad_probes.unwrap_or(own.dad_probes),
         dad_wait: config.dad_interval.unwrap_or(own.dad_wait),
+        beat: config.heartbeat_interval.unwrap_or(own.beat),
+        deadline: config.l2_deadline.unwrap_or(own.deadline),
+        defence: config.defence,
+        failback: config.failback,
         ..own
     }
 }

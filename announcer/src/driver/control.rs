@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use super::{
-    AnnouncerConfig, AnnouncerError, AnnouncerInputs,
+    AnnouncerConfig, AnnouncerError, AnnouncerInputs, MoveRequest,
     metrics::Metrics,
     network::Kernel,
     realtime::Locked,
@@ -33,7 +33,7 @@ use crate::{
     driver::control::book::Book,
     frames::solicited_node,
     heartbeat::Key,
-    ownership::{Engine, GroupSpec, Me, Table, VipReport, order::NodeId},
+    ownership::{Engine, GroupSpec, Me, MoveError, Table, VipReport, order::NodeId},
     policy::{self, Gate, Plan, Wanted},
     status::{InterfaceStatus, L2Status, Names},
 };
@@ -108,7 +108,7 @@ pub(super) fn start(
     let (wake, news) = (Arc::new(wake), Arc::new(Notify::new()));
     let pulse = Arc::new(AtomicU64::new(clock::boottime_ns()));
     let heart = Heart::new(
-        config.keys.iter().map(|key| Key::new(key)).collect(),
+        keys_of(&inputs.keys.borrow()),
         (obeyed, Arc::clone(&wake)),
         (sent, Arc::clone(&news)),
         Arc::clone(&pulse),
@@ -157,6 +157,7 @@ impl Control {
         let mut look = tokio::time::interval(LOOK);
         let mut look_at: Option<tokio::time::Instant> = None;
         let (mut snapshots, mut programmed, mut leases) = (true, true, true);
+        let (mut keys, mut moves) = (true, true);
         let news = Arc::clone(&self.news);
         loop {
             tokio::select! {
@@ -177,6 +178,11 @@ impl Control {
                 changed = self.leases.changed(), if leases => {
                     leases = changed.is_ok();
                     self.replan().await;
+                }
+                request = self.inputs.moves.recv(), if moves => moves = self.asked(request).await,
+                changed = self.inputs.keys.changed(), if keys => {
+                    keys = changed.is_ok();
+                    self.take_keys().await;
                 }
                 event = events.next() => {
                     // Neighbours come and go all the time; the regular look sees them early enough.
@@ -243,6 +249,54 @@ impl Control {
         while let Ok(report) = self.reports.try_recv() {
             self.book.take(report, &self.names);
         }
+    }
+
+    /// Passes new heartbeat keys on.
+    async fn take_keys(&mut self) {
+        let keys = keys_of(&self.inputs.keys.borrow_and_update());
+        if !keys.is_empty() {
+            info!(n = keys.len(), "heartbeat keys have changed");
+            self.command(Command::Keys(keys)).await;
+        }
+    }
+
+    /// False when nobody can ask any more.
+    async fn asked(&mut self, request: Option<MoveRequest>) -> bool {
+        let Some(request) = request else {
+            return false;
+        };
+        self.move_away(request).await;
+        true
+    }
+
+    /// Has the thread offer an address elsewhere, if it is ours.
+    async fn move_away(&mut self, request: MoveRequest) {
+        let MoveRequest { vip, to, answer } = request;
+        let status = Arc::clone(&self.status.borrow());
+        let mut rows = status.vips.iter().filter(|((of, _), _)| *of == vip);
+        let is_known = rows.clone().next().is_some();
+        let own = rows.find(|(_, row)| row.is_self);
+        let own = own.map(|((_, interface), _)| interface);
+        let mut cells = (0u16..).zip(&self.config.interfaces);
+        let cell = cells.find(|(_, name)| own == Some(*name));
+        let Some((cell, _)) = cell else {
+            let why = if is_known {
+                MoveError::NotOwner
+            } else {
+                MoveError::Unknown
+            };
+            // Whoever asked may have gone.
+            let _gone = answer.send(Err(why));
+            return;
+        };
+        let node = NodeId::of(&to);
+        self.command(Command::Move {
+            cell,
+            vip,
+            node,
+            answer,
+        })
+        .await;
     }
 
     // === what is wanted ===
@@ -337,7 +391,16 @@ impl Control {
                 self.book.forget(cell);
                 self.command(Command::Remove { cell }).await;
             }
+            let master = link.and_then(|link| kernel.master(link));
             let outcome = match link {
+                Some(link) if master.is_some() => {
+                    self.forsake(cell).await;
+                    Err(format!(
+                        "{} is a port of {}: announce on that instead",
+                        link.name,
+                        master.unwrap_or_default()
+                    ))
+                }
                 Some(link) if self.known.contains_key(&cell) => {
                     self.update(cell, link, &kernel).await
                 }
@@ -423,6 +486,16 @@ impl Control {
         self.sweep();
         self.send_table(cell).await;
         Ok(())
+    }
+
+    /// Ends on an interface that became a port of another: what it owned is let go of, frames arrive there no more.
+    async fn forsake(&mut self, cell: u16) {
+        if self.known.remove(&cell).is_none() {
+            return;
+        }
+        self.command(Command::Link { cell, is_up: false }).await;
+        self.command(Command::Remove { cell }).await;
+        self.book.forget(cell);
     }
 
     /// Passes on what changed on an interface.
@@ -552,6 +625,12 @@ impl Control {
             .map(|(cell, known)| (*cell, known.installed.load(Ordering::Acquire)));
         self.book.settle(counts);
         self.metrics.owned_groups.set(self.book.n_owned());
+        let (history, interfaces) = (&self.inputs.history, &self.config.interfaces);
+        let (book, names) = (&mut self.book, &self.names);
+        history.send_if_modified(|history| book.tell(history, interfaces, names));
+        let (began, conflicting) = self.book.conflicts();
+        self.metrics.conflicts.inc_by(began);
+        self.metrics.conflicting.set(conflicting);
         let interfaces = (0u16..).zip(&self.config.interfaces).map(|(cell, name)| {
             let known = self.known.get(&cell);
             let status = InterfaceStatus {
@@ -580,6 +659,10 @@ impl Control {
             is_news
         });
     }
+}
+
+fn keys_of(secrets: &[Vec<u8>]) -> Vec<Key> {
+    secrets.iter().map(|secret| Key::new(secret)).collect()
 }
 
 fn wanted<'a>(config: &AnnouncerConfig, plan: &'a Plan, cell: u16) -> Option<&'a Wanted> {

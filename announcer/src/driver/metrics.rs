@@ -21,6 +21,8 @@ pub(super) struct Metrics {
     pub is_realtime: Gauge,
     pub is_locked: Gauge,
     pub owned_groups: Gauge,
+    pub conflicts: Counter,
+    pub conflicting: Gauge,
     pub refused_length: Counter,
     pub refused_version: Counter,
     pub refused_kind: Counter,
@@ -65,6 +67,11 @@ impl Metrics {
             "Status rows that came later because the queue was full",
             &self.reports_deferred,
         );
+        counter(
+            "address_conflicts",
+            "Times that a station which is none of our nodes began to claim an address of ours",
+            &self.conflicts,
+        );
         self.register_gauges(registry);
         self.register_refused(registry);
     }
@@ -84,6 +91,11 @@ impl Metrics {
             "owned_groups",
             "Ownership groups that this node owns, over all interfaces",
             self.owned_groups.clone(),
+        );
+        registry.register(
+            "conflicting_addresses",
+            "Addresses that a station which is none of our nodes claims now, as this node hears it",
+            self.conflicting.clone(),
         );
     }
 

@@ -51,6 +51,13 @@ impl Kernel {
         self.addresses.iter().filter(own)
     }
 
+    /// The bridge or bond whose port an interface is. A VRF takes no frames away from its members.
+    pub(super) fn master(&self, link: &Link) -> Option<String> {
+        let index = link.master?;
+        let master = self.links.iter().find(|of| of.index == index)?;
+        (master.kind.as_deref() != Some("vrf")).then(|| master.name.clone())
+    }
+
     /// Families over which heartbeats can be sent: IPv4 needs an address, IPv6 a usable link-local one.
     pub(super) fn families(&self, ifindex: u32) -> Families {
         Families {

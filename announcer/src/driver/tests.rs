@@ -17,10 +17,15 @@ use fairlead_model::{
 };
 use fairlead_netlink::Netlink;
 use fairlead_rt::{CancellationToken, Metrics, clock};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Announcer, AnnouncerConfig, AnnouncerInputs};
-use crate::{Programmed, lease::LeaseConfig, ownership::Settings, status::L2Status};
+use super::{Announcer, AnnouncerConfig, AnnouncerInputs, MoveRequest};
+use crate::{
+    Programmed,
+    lease::LeaseConfig,
+    ownership::{MoveError, Settings},
+    status::{History, L2Status},
+};
 use segment::{Ear, Lan};
 
 const VIP4: &str = "192.0.2.100";
@@ -41,6 +46,7 @@ fn policy() -> L2Policy {
         node_selector: Ok(Selector::default()),
         service_selector: Ok(Selector::default()),
         interfaces: vec!["^lan".to_owned()],
+        preferred: Ok(Vec::new()),
         load_balancer_ips: true,
         external_ips: false,
     }
@@ -77,6 +83,7 @@ fn snapshot(vips: &[&str]) -> Arc<Snapshot> {
         labels: Labels::new(),
         addresses: Vec::new(),
         is_excluded: false,
+        is_repelling: false,
     });
     let service = service(vips);
     Arc::new(Snapshot {
@@ -95,6 +102,9 @@ struct Running {
     thread: Option<std::thread::JoinHandle<()>>,
     snapshot: watch::Sender<Option<Arc<Snapshot>>>,
     programmed: watch::Sender<Programmed>,
+    keys: watch::Sender<Vec<Vec<u8>>>,
+    history: watch::Sender<History>,
+    moves: mpsc::Sender<MoveRequest>,
 }
 
 impl Running {
@@ -107,11 +117,16 @@ impl Running {
         let config = AnnouncerConfig {
             node: node(name),
             interfaces: vec!["lan0".to_owned()],
-            keys: vec![b"secret".to_vec()],
             settings: Settings::default(),
             lease: LeaseConfig::default(),
         };
+        let (keys, keys_rx) = watch::channel(vec![b"secret".to_vec()]);
+        let (history, _) = watch::channel(History::new());
+        let (moves, moves_rx) = mpsc::channel(1);
         let inputs = AnnouncerInputs {
+            history: history.clone(),
+            moves: moves_rx,
+            keys: keys_rx,
             snapshot: snapshot_rx,
             programmed: programmed_rx,
             maps: maps.clone(),
@@ -142,6 +157,9 @@ impl Running {
             thread: Some(thread),
             snapshot,
             programmed,
+            keys,
+            history,
+            moves,
         }
     }
 
@@ -450,12 +468,16 @@ fn another_key_is_another_cluster() {
     let config = AnnouncerConfig {
         node: node("x"),
         interfaces: vec!["lan0".to_owned()],
-        keys: vec![b"other".to_vec()],
         settings: Settings::default(),
         lease: LeaseConfig::default(),
     };
     let (_programmed, programmed) = watch::channel(Programmed::default());
+    let (_keys, keys) = watch::channel(vec![b"other".to_vec()]);
+    let (history, _) = watch::channel(History::new());
     let inputs = AnnouncerInputs {
+        history,
+        moves: mpsc::channel(1).1,
+        keys,
         snapshot: snapshot_rx,
         programmed,
         maps: L2Maps::in_memory(),
@@ -484,4 +506,82 @@ fn another_key_is_another_cluster() {
     stop.cancel();
     thread.join().unwrap();
     drop((nodes, snapshot_tx));
+}
+
+#[test]
+fn a_key_is_replaced_one_node_after_the_other_and_nobody_goes_missing() {
+    let lan = Lan::new(&["a", "b", "c"]);
+    let nodes = two(&lan, &[VIP4]);
+    let (owner, _) = agreed(&nodes, VIP4);
+    let key = |text: &str| text.as_bytes().to_vec();
+    let is_well = || {
+        let statuses = nodes.values().map(|(running, _)| running.status.borrow());
+        let is_alive = |status: &L2Status| {
+            status.peers.len() == 1 && status.peers.values().all(|peer| peer.is_alive)
+        };
+        statuses.into_iter().all(|status| is_alive(&status)) && nodes[owner.as_str()].0.owns(VIP4)
+    };
+    // The new key with the former one, then the new key alone; each time with one node far behind.
+    let steps = [vec![key("fresh"), key("secret")], vec![key("fresh")]];
+    for step in steps {
+        for (running, _) in nodes.values() {
+            running.keys.send_replace(step.clone());
+            let until = clock::now() + Duration::from_millis(600);
+            wait("nobody goes missing", || {
+                assert!(is_well());
+                clock::now() > until
+            });
+        }
+    }
+}
+
+#[test]
+fn a_port_of_a_bridge_is_not_announced_on() {
+    let lan = Lan::new(&["a", "c"]);
+    let maps = L2Maps::in_memory();
+    let running = Running::start(&lan, "a", &maps, Some(snapshot(&[VIP4])));
+    wait("it owns the address", || running.owns(VIP4));
+    lan.enslave("a", "lan0", "br9");
+    wait("it lets go and says why", || {
+        let status = running.status.borrow();
+        let trouble = status.interfaces["lan0"].trouble.clone();
+        let is_said = trouble.is_some_and(|text| text.contains("port of br9"));
+        is_said && maps.entries.len().unwrap() == 0 && status.held.is_empty()
+    });
+    lan.free("a", "lan0");
+    wait("it owns the address again", || running.owns(VIP4));
+}
+
+#[test]
+fn an_address_moves_on_request_and_both_nodes_remember_why() {
+    let lan = Lan::new(&["a", "b", "c"]);
+    let nodes = two(&lan, &[VIP4]);
+    let (owner, other) = agreed(&nodes, VIP4);
+    let ask = |of: &str, vip: &str, to: &str| {
+        let (answer, answered) = oneshot::channel();
+        let request = MoveRequest {
+            vip: ip(vip),
+            to: node(to),
+            answer,
+        };
+        nodes[of].0.moves.blocking_send(request).unwrap();
+        answered.blocking_recv().unwrap()
+    };
+    assert_eq!(ask(&other, VIP4, &owner), Err(MoveError::NotOwner));
+    assert_eq!(ask(&owner, "192.0.2.77", &other), Err(MoveError::Unknown));
+    assert_eq!(ask(&owner, VIP4, "stranger"), Err(MoveError::NotEligible));
+    assert_eq!(ask(&owner, VIP4, &other), Ok(()));
+    let took = wait("the other one owns it", || {
+        nodes[other.as_str()].0.owns(VIP4)
+    });
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    for (name, state) in [(&other, "Owner"), (&owner, "Standby")] {
+        wait("it is remembered", || {
+            let history = nodes[name.as_str()].0.history.borrow();
+            history.iter().any(|event| {
+                let is_it = event.vip == ip(VIP4) && event.interface == "lan0";
+                is_it && event.state == state && event.owner.as_deref() == Some(other.as_str())
+            })
+        });
+    }
 }

@@ -20,7 +20,7 @@ use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::{eventfd::EventFd, time::TimeSpec},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::{
     metrics::Metrics,
@@ -32,7 +32,9 @@ use crate::{
     BootTime,
     frames::{self, Sender},
     heartbeat::{self, CLAIMS_PER_CHUNK, Key, MAX_LEN},
-    ownership::{Action, Engine, GroupReport, PeerReport, Table, VipReport},
+    ownership::{
+        Action, Engine, GroupReport, MoveError, PeerReport, Table, VipReport, order::NodeId,
+    },
 };
 
 /// Most interfaces: the cells that the programs have.
@@ -64,6 +66,15 @@ pub(super) enum Command {
     Network { cell: u16, network: Box<Network> },
     /// Sockets opened anew, since the interface's addresses changed.
     Sockets { cell: u16, sockets: Box<Sockets> },
+    /// Offer an address that is ours to another node.
+    Move {
+        cell: u16,
+        vip: IpAddr,
+        node: NodeId,
+        answer: oneshot::Sender<Result<(), MoveError>>,
+    },
+    /// What signs, and what is accepted.
+    Keys(Vec<Key>),
     /// Hand over and end.
     Leave,
 }
@@ -101,6 +112,7 @@ pub(super) enum Retired {
     Table(Box<Table>),
     Sockets(Box<Sockets>),
     Network(Box<Network>),
+    Keys(Vec<Key>),
 }
 
 /// What is known of an interface's network.
@@ -275,6 +287,19 @@ impl Heart {
                     self.retire(Retired::Sockets(sockets));
                 }
             }
+            Command::Move {
+                cell,
+                vip,
+                node,
+                answer,
+            } => {
+                // Whoever asked may have gone.
+                let _gone = answer.send(self.move_away(cell, vip, node));
+            }
+            Command::Keys(mut keys) => {
+                std::mem::swap(&mut self.keys, &mut keys);
+                self.retire(Retired::Keys(keys));
+            }
             Command::Leave => {
                 self.is_leaving = true;
                 for segment in &mut self.segments {
@@ -282,6 +307,11 @@ impl Heart {
                 }
             }
         }
+    }
+
+    fn move_away(&mut self, cell: u16, vip: IpAddr, node: NodeId) -> Result<(), MoveError> {
+        let at = self.at(cell).ok_or(MoveError::Unknown)?;
+        self.segments[at].engine.move_to(vip, node, now())
     }
 
     /// Freed by the control side; here only if it does not keep up.
@@ -394,24 +424,20 @@ impl Heart {
     }
 
     fn send_beat(&mut self, at: usize) {
-        let Some(key) = self.keys.first() else {
-            return;
-        };
         let now = now();
         let segment = &mut self.segments[at];
         let header = segment.engine.beat_header(now);
         let mut buffer = [0; MAX_LEN];
-        let len = heartbeat::encode_beat(&mut buffer, key, &header, segment.engine.heard(now));
         self.metrics.beats_sent.inc();
-        if segment.sockets.send_heartbeat(&buffer[..len]).is_err() {
-            self.metrics.send_failures.inc();
+        for key in &self.keys {
+            let len = heartbeat::encode_beat(&mut buffer, key, &header, segment.engine.heard(now));
+            if segment.sockets.send_heartbeat(&buffer[..len]).is_err() {
+                self.metrics.send_failures.inc();
+            }
         }
     }
 
     fn send_claims(&mut self, at: usize) {
-        let Some(key) = self.keys.first() else {
-            return;
-        };
         let now = now();
         let segment = &mut self.segments[at];
         let n_chunks = segment.engine.n_claim_chunks();
@@ -420,10 +446,12 @@ impl Heart {
             let mut buffer = [0; MAX_LEN];
             let narrow = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
             let part = (narrow(chunk), narrow(n_chunks));
-            let claims = segment.engine.claims().skip(chunk * CLAIMS_PER_CHUNK);
-            let len = heartbeat::encode_claims(&mut buffer, key, &header, part, claims);
-            if segment.sockets.send_heartbeat(&buffer[..len]).is_err() {
-                self.metrics.send_failures.inc();
+            for key in &self.keys {
+                let claims = segment.engine.claims().skip(chunk * CLAIMS_PER_CHUNK);
+                let len = heartbeat::encode_claims(&mut buffer, key, &header, part, claims);
+                if segment.sockets.send_heartbeat(&buffer[..len]).is_err() {
+                    self.metrics.send_failures.inc();
+                }
             }
         }
     }

@@ -63,11 +63,13 @@ fn a_claim_list_has_these_bytes() {
             vip: "192.0.2.1".parse().unwrap(),
             epoch: 6,
             offered_to: None,
+            is_pinned: false,
         },
         Claim {
             vip: "2001:db8::1".parse().unwrap(),
             epoch: 7,
             offered_to: Some(MemberId(8)),
+            is_pinned: false,
         },
     ];
     let key = Key::new(b"secret");
@@ -116,6 +118,7 @@ fn the_fullest_messages_fit_a_datagram() {
         vip: "ffff::".parse().unwrap(),
         epoch: u64::MAX,
         offered_to: Some(MemberId(u64::MAX)),
+        is_pinned: true,
     };
     let len = encode_claims(
         &mut buffer,
@@ -153,6 +156,7 @@ fn any_claim() -> impl Strategy<Value = Claim> {
             vip,
             epoch,
             offered_to,
+            is_pinned: epoch % 2 == 0,
         })
 }
 

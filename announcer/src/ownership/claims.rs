@@ -8,6 +8,7 @@ use crate::{
 
 /// A claim list on its way in.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Assembly {
     version: u32,
     n_chunks: u16,
@@ -87,6 +88,7 @@ impl Engine {
             let state = &mut self.table.group_state[group];
             if claim.offered_to == Some(self.member) {
                 state.offer_from = Some(from);
+                state.offer_is_pinned = claim.is_pinned;
             } else if state.offer_from == Some(from) {
                 state.offer_from = None;
             }
@@ -125,6 +127,7 @@ impl Engine {
                     vip: row.addr,
                     epoch: group.epoch,
                     offered_to,
+                    is_pinned: group.is_pinned,
                 })
             })
     }

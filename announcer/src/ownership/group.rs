@@ -14,6 +14,7 @@ use crate::time::BootTime;
 
 /// What the silence that is being looked for permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) enum ProbeKind {
     /// First use of an address: RFC 5227, IPv6 DAD.
     Detect,
@@ -87,15 +88,19 @@ pub(super) struct GroupState {
     pub hold_until: BootTime,
     pub stand_downs: u8,
     pub offer_from: Option<u8>,
+    /// The offer was asked for.
+    pub offer_is_pinned: bool,
     /// Who did not take our offer, and until when it is not asked again.
     pub refused: Option<(MemberId, BootTime)>,
     pub offers: u8,
+    /// Moved here on request: stays.
+    pub is_pinned: bool,
     /// Next of the repeats, and the time that they count from.
     pub announce_next: u8,
     pub announce_from: BootTime,
-    announced_again: BootTime,
+    pub announced_again: BootTime,
     /// Candidates as programmed last; `None` = write the entries.
-    candidates: Option<u64>,
+    pub candidates: Option<u64>,
     /// Candidates as of the latest change of members or table.
     pub could_own: u64,
     pub reported: Option<GroupReport>,
@@ -114,8 +119,10 @@ impl Default for GroupState {
             hold_until: BootTime::ZERO,
             stand_downs: 0,
             offer_from: None,
+            offer_is_pinned: false,
             refused: None,
             offers: 0,
+            is_pinned: false,
             announce_next: u8::MAX,
             announce_from: BootTime::ZERO,
             announced_again: BootTime::ZERO,
@@ -168,7 +175,8 @@ pub(super) struct VipState {
     pub detect_at: BootTime,
     /// A stranger answers for it.
     pub conflict: Option<MacAddr>,
-    /// While the address is owned: until when that holds without another answer.
+    /// When it was heard first, and while the address is owned: until when that holds without another answer.
+    pub conflict_since: BootTime,
     pub conflict_until: BootTime,
     /// Who owned it before us, or owns it now, or is next in line after us: where replies without a record belong.
     pub handoff: Option<MacAddr>,
@@ -271,6 +279,7 @@ impl Engine {
         state.announce_next = 1;
         state.announce_from = now;
         state.stand_downs = 0;
+        state.is_pinned = only_of.is_some() && state.offer_is_pinned;
         state.offer_from = None;
         state.offers = 0;
         state.refused = None;
@@ -306,6 +315,7 @@ impl Engine {
             state.unowned_since = now;
             state.candidates = None;
             state.announce_next = u8::MAX;
+            state.is_pinned = false;
             self.claims_changed |= was_answering;
             self.is_dirty = true;
         }

@@ -60,6 +60,7 @@ impl Engine {
             let state = &mut self.table.group_state[group];
             state.phase = Phase::Owned;
             state.refused = Some((to, now + REFUSED_FOR));
+            state.is_pinned = false;
             self.claims_changed = true;
         }
         if self.table.group_state[group].offer_from.is_some() {
@@ -74,6 +75,8 @@ impl Engine {
         if is_eligible && self.leave_until.is_none() && !has_lost_gateway {
             return true;
         }
+        // What this node must give away goes wherever it is served best.
+        self.table.group_state[group].is_pinned = false;
         let must_reach_gateway = is_eligible && self.leave_until.is_none();
         let offers = self.table.group_state[group].offers;
         match self.best_successor(group, must_reach_gateway, now) {

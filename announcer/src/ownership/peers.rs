@@ -58,34 +58,35 @@ pub(super) struct Suspicion {
 
 /// One member of the segment.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Peer {
     pub member: MemberId,
     pub node: NodeId,
     pub mac: MacAddr,
     /// Of the latest header.
     pub flags: u8,
-    boot: u32,
-    seq: u32,
+    pub boot: u32,
+    pub seq: u32,
     /// `boot` has shown that it hears us.
-    is_verified: bool,
-    first_heard: BootTime,
+    pub is_verified: bool,
+    pub first_heard: BootTime,
     /// Latest authentic message.
-    last_any: BootTime,
+    pub last_any: BootTime,
     /// Latest heartbeat that counts.
     pub last_fresh: BootTime,
     pub life: Life,
-    unbroken_since: BootTime,
-    relapses: u32,
+    pub unbroken_since: BootTime,
+    pub relapses: u32,
     /// It would not give us groups yet.
-    calls_us_unsettled: bool,
+    pub calls_us_unsettled: bool,
     /// Members that its latest beat lists as mutually heard.
-    mutual: [MemberId; MAX_HEARD],
-    n_mutual: usize,
+    pub mutual: [MemberId; MAX_HEARD],
+    pub n_mutual: usize,
     /// Version and digest of its claims, as announced; and the version that is known in full.
     pub version: u32,
     pub digest: u64,
     pub known_version: u32,
-    unknown_since: BootTime,
+    pub unknown_since: BootTime,
     pub assembly: Assembly,
 }
 

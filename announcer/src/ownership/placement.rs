@@ -44,18 +44,20 @@ impl Engine {
         now: BootTime,
     ) -> u8 {
         let key = self.table.groups[group].key;
-        let place = |slot: u8, member: MemberId, is_settled: bool| {
+        let place = |(slot, member, node, is_settled): (u8, MemberId, NodeId, bool)| {
             let is_first = first == Some(slot);
             let has_gateway = !self.lacks_gateway(slot, now);
-            (is_first, is_settled, has_gateway, order::score(key, member))
+            let weight = self.table.weight(group, node);
+            let score = order::score(key, member);
+            (is_first, is_settled, has_gateway, weight, score)
         };
-        let mine = place(ME, self.member, self.is_settled(now));
+        let mine = place((ME, self.member, self.me.node, self.is_settled(now)));
         let before = self
             .members(now)
             .filter(|(slot, _, node, _)| {
                 *slot != ME && Some(*slot) != except && self.table.is_eligible(group, *node)
             })
-            .filter(|(slot, member, _, is_settled)| place(*slot, *member, *is_settled) > mine)
+            .filter(|member| place(*member) > mine)
             .count();
         u8::try_from(before).unwrap_or(u8::MAX)
     }
@@ -66,7 +68,7 @@ impl Engine {
         order::score(self.table.groups[group].key, member)
     }
 
-    /// Gives every unowned group a planned owner: rendezvous order with bounded load. The holder of its Lease comes first.
+    /// Gives every unowned group a planned owner: weight, then rendezvous order with bounded load. The holder of its Lease comes first.
     pub(super) fn place(&mut self, now: BootTime) {
         let any_settled = self.members(now).any(|(.., is_settled)| is_settled);
         let n_members = self
@@ -90,6 +92,7 @@ impl Engine {
                     (
                         *is_settled || !any_settled,
                         !self.lacks_gateway(*slot, now),
+                        self.table.weight(group, *node),
                         has_room,
                         row.lease_holder == Some(*node),
                         order::score(row.key, *member),
@@ -115,7 +118,8 @@ impl Engine {
         }
     }
 
-    /// An owner above the bound offers what is too much to settled members below it, those first that would rather be there.
+    /// An owner above the bound offers what is too much to settled members below it, those first that would rather be there. With failback
+    /// it offers all that comes first elsewhere.
     pub(super) fn rebalance(&mut self, now: BootTime) {
         if now < self.rebalance_at {
             self.wake_by(self.rebalance_at);
@@ -130,6 +134,11 @@ impl Engine {
         let n_settled = self.members(now).filter(|(.., settled)| *settled).count();
         let total: u32 = self.table.loads.iter().sum();
         let bound = order::load_bound(total as usize, n_settled);
+        if self.settings.failback {
+            for group in 0..self.table.groups.len() {
+                self.offer_back(group, bound, now);
+            }
+        }
         let mine = self.table.loads[load_at(ME)] as usize;
         let excess = mine.saturating_sub(bound).min(MAX_OFFERS);
         let mut left = excess;
@@ -154,9 +163,10 @@ impl Engine {
         now: BootTime,
     ) -> bool {
         let state = &self.table.group_state[group];
-        if state.phase != Phase::Owned {
+        if state.phase != Phase::Owned || state.is_pinned {
             return false;
         }
+        let mine = self.table.weight(group, self.me.node);
         let refused = state.refused.filter(|(_, until)| now < *until);
         let key = self.table.groups[group].key;
         let target = self
@@ -164,6 +174,7 @@ impl Engine {
             .filter(|(slot, _, node, is_settled)| {
                 *slot != ME && *is_settled && self.table.is_eligible(group, *node)
             })
+            .filter(|(_, _, node, _)| self.table.weight(group, *node) >= mine)
             .filter(|(slot, member, ..)| {
                 let has_room = (self.table.loads[load_at(*slot)] as usize) < bound;
                 let is_refused = refused.is_some_and(|(who, _)| who == *member);
@@ -177,6 +188,39 @@ impl Engine {
         self.table.loads[load_at(slot)] += 1;
         self.offer(group, member, now);
         true
+    }
+
+    /// Offers a group to the settled member that comes first for it: the weightier; among equals the earlier in the order, if it has room.
+    fn offer_back(&mut self, group: usize, bound: usize, now: BootTime) {
+        let state = &self.table.group_state[group];
+        // What has just come is not sent on: nodes may have heard of different weights for a moment.
+        let has_come = now.since(state.since) < self.settings.settle;
+        if state.phase != Phase::Owned || state.is_pinned || has_come {
+            return;
+        }
+        let refused = state.refused.filter(|(_, until)| now < *until);
+        let key = self.table.groups[group].key;
+        let weight = |node: NodeId| self.table.weight(group, node);
+        let place = |member: MemberId, node: NodeId| (weight(node), order::score(key, member));
+        let mine = place(self.member, self.me.node);
+        let target = self
+            .members(now)
+            .filter(|(slot, _, node, is_settled)| {
+                *slot != ME && *is_settled && self.table.is_eligible(group, *node)
+            })
+            .filter(|(slot, member, node, _)| {
+                let has_room = (self.table.loads[load_at(*slot)] as usize) < bound;
+                let is_refused = refused.is_some_and(|(who, _)| who == *member);
+                let is_weightier = weight(*node) > mine.0;
+                (has_room || is_weightier) && !is_refused && !self.lacks_gateway(*slot, now)
+            })
+            .max_by_key(|(_, member, node, _)| place(*member, *node))
+            .filter(|(_, member, node, _)| place(*member, *node) > mine);
+        if let Some((slot, member, ..)) = target {
+            self.table.loads[load_at(slot)] += 1;
+            self.table.loads[load_at(ME)] = self.table.loads[load_at(ME)].saturating_sub(1);
+            self.offer(group, member, now);
+        }
     }
 
     /// The best member that would take a group from us, by settledness, gateway and order; `None` if nobody is heard that may.
@@ -200,9 +244,10 @@ impl Engine {
                     && refused.is_none_or(|(who, _)| who != *member)
                     && (says_ok || !must_reach_gateway)
             })
-            .max_by_key(|(slot, member, _, is_settled)| {
+            .max_by_key(|(slot, member, node, is_settled)| {
                 let has_gateway = !self.lacks_gateway(*slot, now);
-                (*is_settled, has_gateway, order::score(key, *member))
+                let weight = self.table.weight(group, *node);
+                (*is_settled, has_gateway, weight, order::score(key, *member))
             })
             .map(|(_, member, ..)| member)
     }

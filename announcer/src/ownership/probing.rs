@@ -1,15 +1,21 @@
 //! Asking before answering: when our turn comes, what silence permits, and what an answer means.
 
+use std::time::Duration;
+
 use fairlead_model::MacAddr;
 
 use super::{
-    Action, Engine,
+    Action, Defence, Engine,
     group::{GroupState, MAX_STAND_DOWNS, Phase, ProbeKind, Probing},
     order,
     peers::{Life, Peer},
     report::Why,
 };
 use crate::time::BootTime;
+
+/// A stranger that is heard again so long after its first claim has heard our defence and does not give way. What comes sooner belongs to
+/// the first claim: stations announce several times.
+const DEFENDED: Duration = Duration::from_millis(500);
 
 impl Engine {
     /// The stranger turned out to be a peer not heard before, or a peer owns the group now.
@@ -290,12 +296,26 @@ impl Engine {
                 self.table.group_state[group].hold_until = now + self.settings.offer_wait;
             }
             Phase::Owned | Phase::Offered { .. } => {
-                let is_answering = self.table.vip_state[vip].answering;
                 let state = &mut self.table.vip_state[vip];
+                let is_answering = state.answering;
                 if slot.is_none() {
+                    if state.conflict.is_none() {
+                        state.conflict_since = now;
+                    }
                     state.conflict = Some(mac);
                     state.conflict_until = now + self.settings.conflict_retry;
+                    let insists = now.since(state.conflict_since) >= DEFENDED;
+                    let gives_way = match self.settings.defence {
+                        Defence::Defend => false,
+                        Defence::BackOff => insists,
+                        Defence::Stop => true,
+                    };
+                    if is_answering && gives_way {
+                        self.conflict(group, vip, mac, now, out);
+                        return;
+                    }
                 }
+                let state = &mut self.table.vip_state[vip];
                 if is_answering {
                     self.announce_again(group, now);
                 } else {

@@ -21,9 +21,14 @@ pub struct GroupSpec {
     pub vips: Vec<(IpAddr, bool)>,
     /// Nodes that may own it: selected by a policy, not excluded, with a local backend where the Service demands one.
     pub eligible: Vec<NodeId>,
+    /// Nodes among these that are preferred, the weightier the more; every other weighs 0.
+    pub weights: Vec<(NodeId, u32)>,
     /// Who holds its Lease: preferred where nobody owns the group.
     pub lease_holder: Option<NodeId>,
 }
+
+/// Who may own a group, sorted, with the weight of each.
+pub(super) type Class = Vec<(NodeId, u32)>;
 
 /// Keeps memory from being paged out.
 pub trait KeepResident {
@@ -56,19 +61,20 @@ pub(super) struct VipRow {
 
 /// Rows and state of one segment.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Table {
     /// Sorted by address.
     pub(super) vips: Vec<VipRow>,
     /// Sorted by key.
     pub(super) groups: Vec<GroupRow>,
-    /// Distinct sets of eligible nodes, each sorted.
-    pub(super) classes: Vec<Vec<NodeId>>,
+    /// Distinct sets of eligible nodes.
+    pub(super) classes: Vec<Class>,
     pub(super) vip_state: Vec<VipState>,
     pub(super) group_state: Vec<GroupState>,
     /// Epoch of `peer`'s claim to `vip` at `peer * vips.len() + vip`; 0 = none.
-    claims: Vec<u64>,
+    pub(super) claims: Vec<u64>,
     /// Version of the peer's list that named the claim last.
-    stamps: Vec<u32>,
+    pub(super) stamps: Vec<u32>,
     /// Scratch of planned placement: groups per member.
     pub(super) loads: Vec<u32>,
     /// Placed owner of each unowned group (`peers::ME` or a slot).
@@ -82,17 +88,16 @@ impl Table {
     /// O(n log n) in addresses; memory 12 bytes per address and peer slot.
     pub fn new(specs: &[GroupSpec]) -> Self {
         let merged = merge(specs);
-        let mut classes: Vec<Vec<NodeId>> = Vec::new();
+        let mut classes: Vec<Class> = Vec::new();
         let mut groups = Vec::with_capacity(merged.len());
         let mut vips: Vec<VipRow> = Vec::new();
         for (index, spec) in merged.iter().enumerate() {
-            let class = classes
-                .iter()
-                .position(|class| *class == spec.eligible)
-                .unwrap_or_else(|| {
-                    classes.push(spec.eligible.clone());
-                    classes.len() - 1
-                });
+            let nodes = class_of(spec);
+            let known = classes.iter().position(|class| *class == nodes);
+            let class = known.unwrap_or_else(|| {
+                classes.push(nodes);
+                classes.len() - 1
+            });
             groups.push(GroupRow {
                 first: u32::MAX,
                 key: spec.vips[0].0,
@@ -171,10 +176,19 @@ impl Table {
 
     /// Whether a node may own a group.
     pub(super) fn is_eligible(&self, group: usize, node: NodeId) -> bool {
+        self.find_eligible(group, node).is_some()
+    }
+
+    /// How much a node is preferred for a group.
+    pub(super) fn weight(&self, group: usize, node: NodeId) -> u32 {
+        self.find_eligible(group, node).unwrap_or(0)
+    }
+
+    fn find_eligible(&self, group: usize, node: NodeId) -> Option<u32> {
         let class = usize::from(self.groups[group].class);
-        self.classes
-            .get(class)
-            .is_some_and(|nodes| nodes.binary_search(&node).is_ok())
+        let nodes = self.classes.get(class)?;
+        let at = nodes.binary_search_by_key(&node, |(id, _)| *id).ok()?;
+        Some(nodes[at].1)
     }
 
     /// Whether nodes other than `node` may own a group.
@@ -182,7 +196,7 @@ impl Table {
         let class = usize::from(self.groups[group].class);
         self.classes
             .get(class)
-            .is_some_and(|nodes| nodes.iter().any(|n| *n != node))
+            .is_some_and(|nodes| nodes.iter().any(|(n, _)| *n != node))
     }
 
     pub(super) fn claim(&self, slot: usize, vip: usize) -> u64 {
@@ -276,6 +290,7 @@ fn merge(specs: &[GroupSpec]) -> Vec<GroupSpec> {
                     .eligible
                     .retain(|n| spec.eligible.binary_search(n).is_ok());
                 group.vips.append(&mut spec.vips);
+                group.weights.append(&mut spec.weights);
                 group.lease_holder = group.lease_holder.or(spec.lease_holder);
             }
         }
@@ -290,6 +305,16 @@ fn merge(specs: &[GroupSpec]) -> Vec<GroupSpec> {
     }
     groups.sort_by_key(|group| group.vips[0].0);
     groups
+}
+
+/// The class of a merged spec: weights of Services that share an address add up.
+fn class_of(spec: &GroupSpec) -> Class {
+    let weight = |node: NodeId| {
+        let own = spec.weights.iter().filter(|(of, _)| *of == node);
+        own.fold(0u32, |sum, (_, weight)| sum.saturating_add(*weight))
+    };
+    let nodes = spec.eligible.iter();
+    nodes.map(|node| (*node, weight(*node))).collect()
 }
 
 fn find(root: &mut [usize], mut at: usize) -> usize {
@@ -309,6 +334,7 @@ mod tests {
         GroupSpec {
             vips: vips.iter().map(|v| (v.parse().unwrap(), true)).collect(),
             eligible: eligible.iter().map(|n| NodeId(*n)).collect(),
+            weights: Vec::new(),
             lease_holder: None,
         }
     }

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fairlead_model::{
     Backend, BackendState, ForwardingMode, Generation, L2Policy, Labels, LoadBalancerClass, Node,
-    NodeName, Requirement, Selector, Service, ServiceName, Snapshot, TrafficPolicy,
+    NodeName, Preference, Requirement, Selector, Service, ServiceName, Snapshot, TrafficPolicy,
 };
 
 use super::{Gate, Plan, Programmed, plan};
@@ -17,6 +17,7 @@ fn node(name: &str, labels: &[(&str, &str)]) -> Node {
             .collect(),
         addresses: Vec::new(),
         is_excluded: false,
+        is_repelling: false,
     }
 }
 
@@ -44,6 +45,7 @@ fn policy(name: &str) -> L2Policy {
         node_selector: Ok(Selector::default()),
         service_selector: Ok(Selector::default()),
         interfaces: Vec::new(),
+        preferred: Ok(Vec::new()),
         load_balancer_ips: true,
         external_ips: false,
     }
@@ -197,6 +199,55 @@ fn an_excluded_node_owns_only_what_no_other_may() {
         vec![cordoned, node("b", &[])],
     ));
     assert_eq!(both.wanted["eth0"].groups[0].eligible, [id("b")]);
+}
+
+#[test]
+fn a_tainted_node_owns_before_an_excluded_one_and_after_the_others() {
+    let with = |name: &str, is_excluded: bool, is_repelling: bool| Node {
+        is_excluded,
+        is_repelling,
+        ..node(name, &[])
+    };
+    let eligible = |nodes: Vec<Node>| {
+        let services = vec![service("web", &["192.0.2.1"])];
+        let all = run(&snapshot(services, vec![policy("p")], nodes));
+        all.wanted["eth0"].groups[0].eligible.clone()
+    };
+    let (cordoned, tainted) = (with("a", true, false), with("b", false, true));
+    let all = vec![cordoned.clone(), tainted.clone(), with("c", false, false)];
+    assert_eq!(eligible(all), [id("c")]);
+    assert_eq!(eligible(vec![cordoned, tainted]), [id("b")]);
+    // Nodes dedicated by a taint share as if there was none, and one of them can be cordoned.
+    let dedicated = |is_cordoned| vec![with("a", is_cordoned, true), with("b", false, true)];
+    assert_eq!(eligible(dedicated(false)).len(), 2);
+    assert_eq!(eligible(dedicated(true)), [id("b")]);
+}
+
+#[test]
+fn weights_of_all_policies_that_select_a_service_add_up() {
+    let edge = Selector::new([("role".to_owned(), "edge".to_owned())].into(), Vec::new());
+    let prefer = |name: &str, weight: u32| L2Policy {
+        preferred: Ok(vec![Preference {
+            nodes: edge.clone(),
+            weight,
+        }]),
+        ..policy(name)
+    };
+    let bad = L2Policy {
+        preferred: Err("fairlead.io/prefer-nodes: `x`".into()),
+        ..policy("bad")
+    };
+    let nodes = vec![node("a", &[]), node("b", &[("role", "edge")])];
+    let policies = vec![prefer("p", 30), prefer("q", 5), bad];
+    let all = run(&snapshot(
+        vec![service("web", &["192.0.2.1"])],
+        policies,
+        nodes,
+    ));
+    let group = &all.wanted["eth0"].groups[0];
+    assert_eq!(group.weights, [(id("b"), 35)]);
+    assert_eq!(group.eligible.len(), 2, "others may own it too");
+    assert!(all.policies["bad"].bad_preference.is_some());
 }
 
 #[test]

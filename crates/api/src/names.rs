@@ -48,6 +48,8 @@ pub mod annotation {
     pub const FORWARDING_MODE_CILIUM: &str = "service.cilium.io/forwarding-mode";
     /// Ours: `auto`, `snat`, `dsr-l2` or `dsr-ipip`; wins over Cilium's.
     pub const FORWARDING_MODE: &str = "fairlead.io/forwarding-mode";
+    /// Ours, on an L2 policy: nodes that shall rather own, a comma list of `LABEL=VALUE:WEIGHT` or `LABEL:WEIGHT`.
+    pub const PREFER_NODES: &str = "fairlead.io/prefer-nodes";
     /// Length of the Service's Maglev table: written once by the operator, or by the user.
     pub const MAGLEV_TABLE_SIZE: &str = "fairlead.io/maglev-table-size";
 }
@@ -67,8 +69,20 @@ pub mod label {
 
 /// Taints that mean something to us.
 pub mod taint {
-    /// The cluster autoscaler is about to delete the node.
-    pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+    /// The node is about to go, or has gone: whatever the effect, it gives away what it owns.
+    pub const LEAVING: [&str; 6] = [
+        "ToBeDeletedByClusterAutoscaler",
+        "karpenter.sh/disrupted",
+        "node.cloudprovider.kubernetes.io/shutdown",
+        "node.kubernetes.io/network-unavailable",
+        "node.kubernetes.io/out-of-service",
+        "node.kubernetes.io/unschedulable",
+    ];
+    /// What the control plane thinks of a node's health: no reason to move an address, the wire knows better.
+    pub const HEALTH: [&str; 2] = [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ];
 }
 
 /// Condition types.
@@ -97,6 +111,14 @@ pub mod condition {
     pub const BAD_SERVICE_SELECTOR: &str = "io.cilium/bad-service-selector";
     /// On an L2 policy: an entry of `spec.interfaces` is no regular expression.
     pub const BAD_INTERFACE_REGEX: &str = "io.cilium/bad-interface-regex";
+    /// On an L2 policy, ours: its annotation `fairlead.io/prefer-nodes` cannot be read, and no node is preferred.
+    pub const BAD_PREFERENCE: &str = "fairlead.io/BadPreference";
+    /// On an L2 policy, ours: `spec.nodeSelector` selects no node at all.
+    pub const NO_NODE: &str = "fairlead.io/NoNode";
+    /// On an L2 policy, ours: it selects no Service with an address of a kind that it announces.
+    pub const NO_SERVICE: &str = "fairlead.io/NoService";
+    /// On an L2 policy, ours: selected nodes have no announcing interface that `spec.interfaces` names; the message names the nodes.
+    pub const NO_INTERFACE: &str = "fairlead.io/NoInterface";
     /// On a Service, ours: a foreign station answers for its address; the message holds its MAC.
     pub const ADDRESS_CONFLICT: &str = "fairlead.io/AddressConflict";
     /// On a Service, ours: programmed and announced, or what is in the way.

@@ -15,7 +15,7 @@ pub mod snapshot;
 
 pub use name::{NameError, NodeName, ServiceName};
 pub use net::{IpRange, MacAddr, RangeError, Vip};
-pub use policy::L2Policy;
+pub use policy::{L2Policy, Preference};
 pub use pool::{Pool, PoolBlock};
 pub use selector::{Labels, Operator, Requirement, Selector, SelectorError};
 pub use service::{

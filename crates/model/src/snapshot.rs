@@ -32,6 +32,9 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Cordoned or excluded from external load balancers: gives away what it owns, takes nothing.
     pub is_excluded: bool,
+    /// A `NoExecute` taint repels what runs there. It owns only where every other node is excluded or repels too: nodes may be dedicated to
+    /// load balancing by such a taint.
+    pub is_repelling: bool,
 }
 
 /// A complete view: built only after every initial list has been read (style.md I6: no deletion is planned from an incomplete one).

@@ -4,12 +4,13 @@
 
 use std::{
     io,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use http_body_util::{BodyExt, Empty};
-use hyper::{Request, StatusCode, body::Bytes};
+use hyper::{Method, Request, StatusCode, body::Bytes};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -18,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    error::ErrorView, explain::ExplainView, l2::L2Row, pool::IpPoolRow, service::ServiceView,
+    error::ErrorView, explain::ExplainView, l2::{L2Event, L2Row}, pool::IpPoolRow, service::ServiceView,
     status::StatusView,
 };
 
@@ -223,6 +224,30 @@ impl Client {
         self.get("/v1/l2").await
     }
 
+    /// Changes of owners that the node saw, oldest first.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn l2_history(&self) -> Result<Vec<L2Event>, ClientError> {
+        self.get("/v1/l2/history").await
+    }
+
+    /// Has the node hand a VIP that it owns to another one; the rows of the VIP once that one owns it. `node` is checked by the agent, and
+    /// must be text that a URL can hold.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    ///
+    /// # Cancel safety
+    /// The VIP may have moved.
+    pub async fn l2_move(&self, vip: IpAddr, node: &str) -> Result<Vec<L2Row>, ClientError> {
+        let path = format!("/v1/l2/move?vip={vip}&node={node}");
+        self.request(Method::POST, &path).await
+    }
+
     /// The chain of one Service. Names are checked by the agent.
     ///
     /// # Errors
@@ -235,7 +260,15 @@ impl Client {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let asked = tokio::time::timeout(DEADLINE, self.fetch(path)).await;
+        self.request(Method::GET, path).await
+    }
+
+    async fn request<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<T, ClientError> {
+        let asked = tokio::time::timeout(DEADLINE, self.fetch(method, path)).await;
         let (status, body) = asked.map_err(|_elapsed| ClientError::Timeout {
             address: self.address(),
         })??;
@@ -252,7 +285,7 @@ impl Client {
         }
     }
 
-    async fn fetch(&self, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+    async fn fetch(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
         let connect = |source| ClientError::Connect {
             address: self.address(),
             source,
@@ -260,11 +293,11 @@ impl Client {
         let answer = match &self.address {
             Address::Socket(socket) => {
                 let stream = UnixStream::connect(socket).await.map_err(connect)?;
-                exchange(stream, "localhost", path).await
+                exchange(stream, "localhost", method, path).await
             }
             Address::Tcp(host) => {
                 let stream = TcpStream::connect(host.as_str()).await.map_err(connect)?;
-                exchange(stream, host, path).await
+                exchange(stream, host, method, path).await
             }
         };
         answer.map_err(|source| ClientError::Http {
@@ -275,13 +308,20 @@ impl Client {
 }
 
 /// One request on one connection; the connection's driver runs beside it, so nothing is left behind.
-async fn exchange<S>(stream: S, host: &str, path: &str) -> Result<(StatusCode, Bytes), hyper::Error>
+async fn exchange<S>(
+    stream: S,
+    host: &str,
+    method: Method,
+    path: &str,
+) -> Result<(StatusCode, Bytes), hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header("host", host)
         .header("accept", "application/json")
         .body(Empty::<Bytes>::new())

@@ -32,6 +32,51 @@ pub struct L2Row {
     pub conflict: Option<String>,
 }
 
+/// A change of who answers for a VIP on a node's segment, as that node saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct L2Event {
+    /// Grows by one with each change that the node saw since its agent started.
+    pub number: u64,
+    /// When, to the second.
+    pub at: Timestamp,
+    /// Milliseconds after that.
+    pub millis: u16,
+    /// The address.
+    pub vip: IpAddr,
+    /// The interface of the node that saw it.
+    pub interface: String,
+    /// As in [`L2Row`].
+    pub state: String,
+    /// The node that answers for it from now on, `None` if nobody does.
+    pub owner: Option<String>,
+    /// Order of the claim.
+    pub epoch: u64,
+    /// Why, one sentence.
+    pub why: String,
+}
+
+impl Render for Vec<L2Event> {
+    fn table(&self, _now: Timestamp) -> String {
+        if self.is_empty() {
+            return "No change was seen since the agent started.\n".to_owned();
+        }
+        let rows = self.iter().map(|event| {
+            let at = event.at.to_string();
+            [
+                format!("{}.{:03}Z", at.trim_end_matches('Z'), event.millis),
+                event.vip.to_string(),
+                event.interface.clone(),
+                event.state.clone(),
+                event.owner.clone().unwrap_or_else(|| "none".to_owned()),
+                event.epoch.to_string(),
+                event.why.clone(),
+            ]
+        });
+        let header = ["TIME", "VIP", "INTERFACE", "STATE", "OWNER", "EPOCH", "WHY"];
+        text::columns(&header, rows)
+    }
+}
+
 impl Render for Vec<L2Row> {
     fn table(&self, now: Timestamp) -> String {
         if self.is_empty() {

@@ -20,7 +20,7 @@ pub mod timestamp;
 pub use client::{Client, ClientError};
 pub use error::ErrorView;
 pub use explain::{ExplainLink, ExplainView, LinkState};
-pub use l2::L2Row;
+pub use l2::{L2Event, L2Row};
 pub use pool::IpPoolRow;
 pub use render::{Format, Render, RenderError};
 pub use service::{BackendView, ConditionView, FrontendView, ServiceView};

@@ -40,6 +40,7 @@ fn snapshot() -> Snapshot {
         node_selector: Ok(Selector::default()),
         service_selector: Ok(Selector::default()),
         interfaces: Vec::new(),
+        preferred: Ok(Vec::new()),
         load_balancer_ips: true,
         external_ips: false,
     };
@@ -49,6 +50,7 @@ fn snapshot() -> Snapshot {
             labels: Labels::new(),
             addresses: Vec::new(),
             is_excluded: false,
+            is_repelling: false,
         };
         (node.name.clone(), node)
     });

@@ -6,6 +6,7 @@ use std::{
 };
 
 use fairlead_model::{MacAddr, Vip};
+use fairlead_observe::{l2::L2Event, timestamp::Timestamp};
 use fairlead_rt::clock;
 use tracing::{info, warn};
 
@@ -14,7 +15,7 @@ use crate::{
     driver::thread::Report,
     ownership::{GroupReport, PeerReport, State, Table, VipReport},
     policy::Plan,
-    status::{L2Status, Names, PeerStatus, VipStatus, sentence},
+    status::{HISTORY, History, L2Status, Names, PeerStatus, VipStatus, sentence},
 };
 
 /// A peer's row outlives its last heartbeat by so much.
@@ -27,6 +28,10 @@ pub(super) struct Book {
     vips: BTreeMap<(u16, Vip), VipReport>,
     peers: BTreeMap<(u16, MacAddr), (PeerReport, SystemTime)>,
     twins: BTreeMap<u16, MacAddr>,
+    /// Changes of owner or state, not yet shown.
+    changes: Vec<(u16, Vip, GroupReport, SystemTime)>,
+    /// Conflicts that began, not yet counted.
+    n_conflicts: u64,
     /// Group key of each address in the table that the thread has installed.
     installed: BTreeMap<u16, BTreeMap<Vip, Vip>>,
     /// The same of tables on their way, with their numbers.
@@ -40,12 +45,24 @@ impl Book {
             Report::Group { cell, key, report } => {
                 let since = wall(report.since);
                 log(key, &report, names);
-                self.groups.insert((cell, key), (report, since));
+                let before = self.groups.insert((cell, key), (report, since));
+                let what = |report: &GroupReport| (report.state, report.owner);
+                let is_change = before.is_none_or(|(before, _)| what(&before) != what(&report));
+                // Asking the wire is no change of anything yet.
+                if is_change && report.state != State::Probing {
+                    let vips = self.vips_of(cell, key);
+                    let rows = vips.into_iter().map(|vip| (cell, vip, report, since));
+                    self.changes.extend(rows);
+                }
             }
             Report::Vip { cell, vip, report } => {
                 if self.is_known(cell, vip) {
                     let before = self.vips.insert((cell, vip), report);
-                    log_conflict(vip, before.and_then(|before| before.conflict), &report);
+                    let before = before.and_then(|before| before.conflict);
+                    if before.is_none() && report.conflict.is_some() {
+                        self.n_conflicts += 1;
+                    }
+                    log_conflict(vip, before, &report);
                 }
             }
             Report::Peer { cell, report } => {
@@ -118,6 +135,58 @@ impl Book {
         self.pending.retain(|(of, ..)| *of != cell);
         self.installed.remove(&cell);
         self.twins.remove(&cell);
+    }
+
+    /// The addresses of a group, by the table that the thread has or will have.
+    fn vips_of(&self, cell: u16, key: Vip) -> Vec<Vip> {
+        let pending = self.pending.iter().filter(|(of, ..)| *of == cell);
+        let tables = pending.map(|(.., table)| table).rev();
+        let mut tables = tables.chain(self.installed.get(&cell));
+        let of = |table: &BTreeMap<Vip, Vip>| {
+            let vips = table.iter().filter(|(_, of)| **of == key);
+            vips.map(|(vip, _)| *vip).collect::<Vec<Vip>>()
+        };
+        let found = tables.find_map(|table| Some(of(table)).filter(|vips| !vips.is_empty()));
+        found.unwrap_or_else(|| vec![key])
+    }
+
+    /// Adds what changed since the last call; false if nothing did.
+    pub(super) fn tell(
+        &mut self,
+        history: &mut History,
+        interfaces: &[String],
+        names: &Names,
+    ) -> bool {
+        let is_news = !self.changes.is_empty();
+        for (cell, vip, report, since) in std::mem::take(&mut self.changes) {
+            let interface = interfaces.get(usize::from(cell)).cloned();
+            let owner = report.owner.map(|node| names.of(node));
+            let since_epoch = since
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default();
+            history.push_back(L2Event {
+                number: history.back().map_or(1, |last| last.number + 1),
+                at: Timestamp::from_system(since),
+                millis: u16::try_from(since_epoch.subsec_millis()).unwrap_or(999),
+                vip,
+                interface: interface.unwrap_or_default(),
+                state: report.state.as_str().to_owned(),
+                why: sentence(report.state, &report.why, owner.as_deref(), names),
+                owner,
+                epoch: report.epoch,
+            });
+            if history.len() > HISTORY {
+                history.pop_front();
+            }
+        }
+        is_news
+    }
+
+    /// Conflicts that began since the last call, and addresses in conflict now.
+    pub(super) fn conflicts(&mut self) -> (u64, i64) {
+        let now = self.vips.values().filter(|vip| vip.conflict.is_some());
+        let now = i64::try_from(now.count()).unwrap_or(i64::MAX);
+        (std::mem::take(&mut self.n_conflicts), now)
     }
 
     pub(super) fn n_owned(&self) -> i64 {
@@ -243,17 +312,67 @@ fn wall(at: BootTime) -> SystemTime {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{net::IpAddr, time::Duration};
 
     use fairlead_model::MacAddr;
 
-    use super::{Book, REMEMBER_PEERS};
+    use super::{Book, History, REMEMBER_PEERS};
     use crate::{
         BootTime,
         driver::thread::Report,
-        ownership::{PeerReport, order::NodeId},
+        ownership::{GroupReport, GroupSpec, PeerReport, State, Table, Why, order::NodeId},
         status::Names,
     };
+
+    #[test]
+    fn the_history_names_every_address_of_a_group_and_no_change_twice() {
+        let ip = |n: u8| IpAddr::from([192, 0, 2, n]);
+        let mut book = Book::default();
+        let spec = |vips: &[u8]| GroupSpec {
+            vips: vips.iter().map(|n| (ip(*n), true)).collect(),
+            eligible: vec![NodeId(1)],
+            weights: Vec::new(),
+            lease_holder: None,
+        };
+        book.expect(0, 1, &Table::new(&[spec(&[1, 2]), spec(&[3])]));
+        let report = |state, owner, why| GroupReport {
+            state,
+            owner,
+            epoch: 4,
+            since: BootTime::ZERO,
+            why,
+        };
+        let owner = Some(NodeId(1));
+        for report in [
+            report(State::Unowned, None, Why::Listening),
+            report(State::Unowned, None, Why::StandingBy(0)),
+            report(State::Probing, None, Why::Probing),
+            report(State::Owner, owner, Why::First),
+        ] {
+            let (cell, key) = (0, ip(1));
+            book.take(Report::Group { cell, key, report }, &Names::default());
+        }
+        let mut history = History::new();
+        let interfaces = ["lan0".to_owned()];
+        assert!(book.tell(&mut history, &interfaces, &Names::default()));
+        let rows: Vec<_> = history
+            .iter()
+            .map(|e| (e.number, e.vip, e.state.as_str()))
+            .collect();
+        let unowned = State::Unowned.as_str();
+        let owned = State::Owner.as_str();
+        assert_eq!(
+            rows,
+            [
+                (1, ip(1), unowned),
+                (2, ip(2), unowned),
+                (3, ip(1), owned),
+                (4, ip(2), owned)
+            ]
+        );
+        assert!(history.iter().all(|event| event.interface == "lan0"));
+        assert!(!book.tell(&mut history, &interfaces, &Names::default()));
+    }
 
     #[test]
     fn a_peer_silent_for_ten_minutes_is_shown_no_more() {

@@ -149,6 +149,20 @@ impl Lan {
         ip_command(&format!("-n {ns} link set {to} up"));
     }
 
+    /// Makes a node's interface a port of a new bridge.
+    pub(super) fn enslave(&self, name: &str, interface: &str, bridge: &str) {
+        let ns = self.ns(name);
+        ip_command(&format!("-n {ns} link add {bridge} type bridge"));
+        ip_command(&format!("-n {ns} link set {interface} master {bridge}"));
+    }
+
+    pub(super) fn free(&self, name: &str, interface: &str) {
+        ip_command(&format!(
+            "-n {} link set {interface} nomaster",
+            self.ns(name)
+        ));
+    }
+
     /// Multicast memberships as `ip maddr` shows them.
     pub(super) fn groups(&self, name: &str) -> String {
         ip_command(&format!("-n {} maddr show dev lan0", self.ns(name)))

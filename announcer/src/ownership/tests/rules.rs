@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use fairlead_model::MacAddr;
+
 use super::sim::{Sim, ms, vip};
 use crate::{
     BootTime,
-    ownership::{GroupSpec, State, Why, order},
+    ownership::{Action, Defence, GroupSpec, State, Why, order},
 };
 
 fn other(owner: usize) -> usize {
@@ -690,4 +692,83 @@ fn a_second_node_of_the_same_name_is_seen() {
     sim.replay();
     sim.run(ms(50));
     assert!(sim.nodes[0].engine.as_ref().unwrap().twin().is_some());
+}
+
+#[test]
+fn an_owner_told_to_stop_lets_go_of_a_claimed_address_and_asks_for_it_again() {
+    let mut sim = Sim::new(1, 2, 1);
+    sim.settings.defence = Defence::Stop;
+    sim.start(0);
+    sim.run(ms(3_000));
+    assert_eq!((sim.owner(1), sim.owner(2)), (Some(0), Some(0)));
+    sim.foreign_announcement(100, 0, vip(1));
+    sim.run(ms(5));
+    assert_eq!((sim.owner(1), sim.owner(2)), (None, Some(0)));
+    assert!(matches!(sim.why(0, 1).unwrap().why, Why::Conflict(mac) if mac.0[5] == 100));
+    // It is silent when asked ten seconds later: ours again.
+    sim.run(ms(9_900));
+    assert_eq!(sim.owner(1), None);
+    sim.run(ms(400));
+    assert_eq!(sim.owner(1), Some(0));
+}
+
+#[test]
+fn an_owner_told_to_back_off_defends_once() {
+    let mut sim = Sim::new(1, 1, 1);
+    sim.settings.defence = Defence::BackOff;
+    sim.start(0);
+    sim.run(ms(3_000));
+    sim.forget_measures();
+    // A burst is one claim, and is answered.
+    for _ in 0..3 {
+        sim.foreign_announcement(100, 0, vip(1));
+        sim.run(ms(100));
+    }
+    assert_eq!(sim.owner(1), Some(0));
+    assert!(!sim.announced.is_empty());
+    // It gave way: the next claim, after the first is forgotten, is defended again.
+    sim.run(ms(11_000));
+    sim.foreign_announcement(100, 0, vip(1));
+    sim.run(ms(2_000));
+    assert_eq!(sim.owner(1), Some(0));
+    // It insists.
+    sim.foreign_announcement(100, 0, vip(1));
+    sim.run(ms(5));
+    assert_eq!(sim.owner(1), None);
+}
+
+#[test]
+fn a_changed_hardware_address_is_told_to_everybody() {
+    let mut sim = Sim::settled(2, 1, 1);
+    let owner = sim.owner(1).unwrap();
+    let now = sim.now;
+    let engine = sim.nodes[owner].engine.as_mut().unwrap();
+    engine.set_mac(MacAddr([2, 0, 0, 0, 1, 9]), now);
+    let mut out = Vec::new();
+    engine.tick(now, now, true, &mut out);
+    let at = |wanted: fn(&Action) -> bool| out.iter().position(wanted);
+    let written = at(|action| matches!(action, Action::Program { .. })).unwrap();
+    let announced = at(|action| matches!(action, Action::Announce { .. })).unwrap();
+    assert!(written < announced, "{out:?}");
+    assert!(at(|action| *action == Action::SendBeat).is_some());
+    assert_eq!(engine.beat_header(now).mac, MacAddr([2, 0, 0, 0, 1, 9]));
+}
+
+#[test]
+fn after_three_nodes_were_each_alone_one_owner_remains_within_a_second() {
+    for seed in 1..6 {
+        let mut sim = Sim::settled(3, 6, seed);
+        for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+            sim.break_both(a, b);
+        }
+        sim.run(ms(3_000));
+        assert!((1..=6).all(|v| sim.answering(v).len() == 3));
+        sim.broken.clear();
+        sim.run(ms(1_000));
+        assert!((1..=6).all(|v| sim.owner(v).is_some()), "seed {seed}");
+        assert!(sim.longest_twice < ms(1_000), "{:?}", sim.longest_twice);
+        sim.forget_measures();
+        sim.run(ms(5_000));
+        assert_eq!((sim.longest_twice, sim.longest_dark), (ms(0), ms(0)));
+    }
 }

@@ -33,17 +33,34 @@ fn mac(n: usize) -> MacAddr {
 }
 
 /// The station that answers when the segment is asked for a sign of life.
-const WITNESS: usize = 200;
+pub(super) const WITNESS: usize = 200;
 const WITNESS_ADDR: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 254));
 
+/// How late what is late arrives: behind what was said after it.
+const LATE: Duration = ms(60);
+
+/// What becomes of datagrams.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Fate {
+    /// They arrive.
+    #[default]
+    Prompt,
+    /// They are lost, and so are frames.
+    Lost,
+    /// They arrive after later ones.
+    Late,
+    /// They arrive, and again after later ones.
+    Twice,
+}
+
 /// What survives the agent: pinned maps and the programs.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(super) struct Kernel {
     pub deadline: BootTime,
     pub cell_epoch: u64,
     pub entries: BTreeMap<IpAddr, (u64, u64, u64)>,
-    peers: BTreeMap<MacAddr, u8>,
-    seen: BTreeMap<u8, BootTime>,
+    pub peers: BTreeMap<MacAddr, u8>,
+    pub seen: BTreeMap<u8, BootTime>,
 }
 
 impl Kernel {
@@ -59,25 +76,26 @@ impl Kernel {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Node {
     pub engine: Option<Engine>,
     pub kernel: Kernel,
     /// The machine has power.
     pub is_powered: bool,
     /// The agent does not run until then; what arrives waits.
-    agent_frozen: BootTime,
+    pub agent_frozen: BootTime,
     /// The machine does not run until then; what arrives is lost.
-    machine_frozen: BootTime,
+    pub machine_frozen: BootTime,
     pub has_link: bool,
-    waiting: Vec<Arrival>,
-    boots: u32,
+    pub waiting: Vec<Arrival>,
+    pub boots: u32,
     pub control_answers: bool,
     pub reports: BTreeMap<IpAddr, GroupReport>,
     pub vips: BTreeMap<IpAddr, VipReport>,
 }
 
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Arrival {
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Arrival {
     Datagram(Vec<u8>),
     /// Sender, address that it has, address that it begins to use.
     Frame(usize, Option<IpAddr>, Option<IpAddr>),
@@ -85,14 +103,19 @@ enum Arrival {
     Query(usize, IpAddr),
 }
 
+#[derive(Clone)]
 pub(super) struct Sim {
     pub now: BootTime,
     pub nodes: Vec<Node>,
     pub settings: Settings,
-    specs: Vec<Vec<GroupSpec>>,
-    queue: BinaryHeap<Reverse<(BootTime, u64, usize, Arrival)>>,
+    pub specs: Vec<Vec<GroupSpec>>,
+    pub queue: BinaryHeap<Reverse<(BootTime, u64, usize, Arrival)>>,
     n_sent: u64,
     random: u64,
+    /// Nothing is left to chance: what becomes of a datagram is said by `fates`.
+    pub is_steady: bool,
+    /// What becomes of the datagrams that a node sends, and of those that it is sent.
+    pub fates: BTreeMap<usize, Fate>,
     /// Lost datagrams and frames of 1,000.
     pub loss: u64,
     /// Paths that are down, by sender and receiver.
@@ -105,15 +128,15 @@ pub(super) struct Sim {
     /// Probes: when, who, what.
     pub probed: Vec<(BootTime, usize, IpAddr)>,
     /// When each VIP lost its last answering node; since when two that hear each other answer.
-    dark_since: BTreeMap<IpAddr, BootTime>,
-    twice_since: BTreeMap<IpAddr, BootTime>,
-    twice_hung_since: BTreeMap<IpAddr, BootTime>,
+    pub dark_since: BTreeMap<IpAddr, BootTime>,
+    pub twice_since: BTreeMap<IpAddr, BootTime>,
+    pub twice_hung_since: BTreeMap<IpAddr, BootTime>,
     /// Two that hear each other and whose agents run.
     pub longest_twice: Duration,
     /// The same with dead and hung agents, whose kernels go on until their deadline.
     pub longest_twice_hung: Duration,
     pub longest_dark: Duration,
-    key: Key,
+    pub key: Key,
     /// Keeps every datagram of node 0 and 1 for [`Sim::replay`].
     pub record: bool,
     recorded: Vec<(usize, Vec<u8>)>,
@@ -126,6 +149,7 @@ impl Sim {
             .map(|v| GroupSpec {
                 vips: vec![(vip(v), true)],
                 eligible: (0..n).map(Self::node_id).collect(),
+                weights: Vec::new(),
                 lease_holder: None,
             })
             .collect();
@@ -150,6 +174,8 @@ impl Sim {
             queue: BinaryHeap::new(),
             n_sent: 0,
             random: seed.wrapping_mul(2).wrapping_add(1),
+            is_steady: false,
+            fates: BTreeMap::new(),
             loss: 0,
             broken: BTreeSet::new(),
             has_witness: true,
@@ -214,14 +240,20 @@ impl Sim {
 
     /// Starts the agent; it finds what its kernel holds.
     pub(super) fn start(&mut self, node: usize) {
-        let boot = u32::try_from(self.chance() >> 33).unwrap();
-        let seq = u32::try_from(self.chance() >> 33).unwrap();
+        let (mut boot, mut seq) = (0, 0);
+        if !self.is_steady {
+            boot = u32::try_from(self.chance() >> 33).unwrap();
+            seq = u32::try_from(self.chance() >> 33).unwrap();
+        }
         let at = &mut self.nodes[node];
         if at.engine.is_some() {
             return;
         }
         at.is_powered = true;
         at.boots += 1;
+        if self.is_steady {
+            (boot, seq) = (at.boots, at.boots << 16);
+        }
         let answering: Vec<(IpAddr, u64)> = at
             .kernel
             .entries
@@ -481,7 +513,7 @@ impl Sim {
         self.perform(node, &out);
     }
 
-    fn tick(&mut self, node: usize) {
+    pub(super) fn tick(&mut self, node: usize) {
         let mut out = Vec::new();
         let now = self.now;
         let at = &mut self.nodes[node];
@@ -603,7 +635,11 @@ impl Sim {
     }
 
     fn send(&mut self, from: usize, to: usize, arrival: Arrival) {
-        let (lost, jitter) = (self.chance() % 1_000, self.chance() % 400_000);
+        let (lost, jitter) = if self.is_steady {
+            (1_000, 0)
+        } else {
+            (self.chance() % 1_000, self.chance() % 400_000)
+        };
         let is_off = |n: usize| {
             self.nodes.get(n).is_some_and(|node| {
                 !node.has_link || !node.is_powered || self.now < node.machine_frozen
@@ -619,8 +655,21 @@ impl Sim {
             return;
         }
         let at = self.now + Duration::from_nanos(100_000 + jitter);
-        self.n_sent += 1;
-        self.queue.push(Reverse((at, self.n_sent, to, arrival)));
+        let fate = |n: usize| self.fates.get(&n).copied().unwrap_or_default();
+        let is_datagram = matches!(arrival, Arrival::Datagram(_));
+        let (is_prompt, is_late) = match (fate(from), fate(to)) {
+            (Fate::Lost, _) | (_, Fate::Lost) => (false, false),
+            (Fate::Late, _) if is_datagram => (false, true),
+            (Fate::Twice, _) if is_datagram => (true, true),
+            _ => (true, false),
+        };
+        for (goes, at) in [(is_prompt, at), (is_late, at + LATE)] {
+            if goes {
+                self.n_sent += 1;
+                self.queue
+                    .push(Reverse((at, self.n_sent, to, arrival.clone())));
+            }
+        }
     }
 
     // === what an onlooker sees ===

@@ -86,6 +86,7 @@ const READ: &[Row] = &[
     agent("fairlead-l2-deadline"),
     agent("fairlead-l2-lease-duration"),
     agent("fairlead-l2-conflict"),
+    agent("fairlead-l2-failback"),
     agent("fairlead-socket"),
     agent("prometheus-serve-addr"),
     operator("enable-lb-ipam"),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use fairlead_model::{
-    Backend, BackendState, NodeName, Protocol, Service, ServiceName, ServicePort,
+    Backend, BackendState, NodeName, Protocol, Service, ServiceName, ServicePort, TrafficPolicy,
 };
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use kube::ResourceExt as _;
@@ -24,6 +24,8 @@ pub struct Slice {
     pub service: ServiceName,
     /// Its backends by port name and protocol, in the order of the slice.
     pub backends: BTreeMap<(String, Protocol), Vec<Backend>>,
+    /// It holds what stands for a proxy on every node: an Ingress's or a Gateway's.
+    pub has_proxies: bool,
 }
 
 /// An EndpointSlice; `None` if it belongs to no Service or holds names instead of addresses.
@@ -59,8 +61,10 @@ pub fn slice(object: &EndpointSlice) -> Result<Option<Converted<Slice>>, Convert
         .flat_map(|(idx, e)| targets(idx, e, &mut problems))
         .collect();
     let mut backends: BTreeMap<(String, Protocol), Vec<Backend>> = BTreeMap::new();
+    let mut has_proxies = false;
     for (name, protocol, port) in ports {
         let list = backends.entry((name, protocol)).or_default();
+        has_proxies |= targets.iter().any(|(ip, ..)| (*ip, port) == DUMMY);
         let usable = targets.iter().filter(|(ip, ..)| (*ip, port) != DUMMY);
         list.extend(usable.map(|(addr, state, node)| Backend {
             addr: *addr,
@@ -70,7 +74,11 @@ pub fn slice(object: &EndpointSlice) -> Result<Option<Converted<Slice>>, Convert
         }));
     }
     Ok(Some(Converted {
-        value: Slice { service, backends },
+        value: Slice {
+            service,
+            backends,
+            has_proxies,
+        },
         problems,
     }))
 }
@@ -129,6 +137,8 @@ fn targets(
 /// Replaces the Service's backends by what the slices say: joined by port name and protocol, both families in one list,
 /// sorted, each address and port once. Of two entries for one backend (a pod on its way from one slice to another) the
 /// more able state counts, and a node if either names one.
+///
+/// What a proxy on every node serves is local everywhere, which is what traffic policy Cluster says.
 pub fn join(service: &mut Service, slices: &[&Slice]) {
     let ports = std::mem::take(&mut service.ports);
     service.backends = ports
@@ -136,6 +146,9 @@ pub fn join(service: &mut Service, slices: &[&Slice]) {
         .map(|port| (port.name.clone(), backends_of(port, slices)))
         .collect();
     service.ports = ports;
+    if slices.iter().any(|slice| slice.has_proxies) {
+        service.external_traffic_policy = TrafficPolicy::Cluster;
+    }
 }
 
 fn backends_of(port: &ServicePort, slices: &[&Slice]) -> Vec<Backend> {

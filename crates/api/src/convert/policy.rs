@@ -2,14 +2,20 @@
 
 use std::net::IpAddr;
 
-use fairlead_model::{IpRange, L2Policy, Pool, PoolBlock, ServiceName};
+use fairlead_model::{
+    IpRange, L2Policy, Labels, Pool, PoolBlock, Preference, Requirement, Selector, ServiceName,
+};
 use ipnet::IpNet;
 use kube::ResourceExt as _;
 
 use super::{ConvertError, Problem, selector};
+use crate::names::annotation::PREFER_NODES;
 use crate::{
     AddressReservation, CiliumL2AnnouncementPolicy, CiliumLoadBalancerIPPool, lb_ip_pool::Block,
 };
+
+/// As in Kubernetes' preferred scheduling terms.
+const MAX_WEIGHT: u32 = 100;
 
 /// A pool. What cannot be read is in `bad_blocks` and `selector`; the readable blocks are in force.
 pub fn pool(object: &CiliumLoadBalancerIPPool) -> Pool {
@@ -115,6 +121,36 @@ fn refuse_mapped(field: &str, ip: IpAddr) -> Result<(), ConvertError> {
     }
 }
 
+/// Preferences as the annotation states them: `LABEL=VALUE:WEIGHT` or `LABEL:WEIGHT`, separated by commas.
+///
+/// # Errors
+/// The first entry that is none, in words for a condition.
+fn preferences(text: Option<&String>) -> Result<Vec<Preference>, String> {
+    let entries = text.map(String::as_str).unwrap_or_default().split(',');
+    let entries = entries.map(str::trim).filter(|entry| !entry.is_empty());
+    let read = |entry: &str| {
+        let bad = |why: String| {
+            format!("{PREFER_NODES}: `{entry}`: {why}; write LABEL=VALUE:WEIGHT or LABEL:WEIGHT")
+        };
+        let (label, weight) = entry
+            .rsplit_once(':')
+            .ok_or_else(|| bad("it has no weight".to_owned()))?;
+        let weight: u32 = weight
+            .parse()
+            .ok()
+            .filter(|weight| (1..=MAX_WEIGHT).contains(weight))
+            .ok_or_else(|| bad(format!("the weight is no number from 1 to {MAX_WEIGHT}")))?;
+        let requirement = match label.split_once('=') {
+            Some((key, value)) => Requirement::new(key, "In", &[value.to_owned()]),
+            None => Requirement::new(label, "Exists", &[]),
+        };
+        let requirement = requirement.map_err(|e| bad(e.to_string()))?;
+        let nodes = Selector::new(Labels::new(), vec![requirement]);
+        Ok(Preference { nodes, weight })
+    };
+    entries.map(read).collect()
+}
+
 /// An L2 announcement policy. Selectors that cannot be read are messages for its conditions.
 pub fn l2_policy(object: &CiliumL2AnnouncementPolicy) -> L2Policy {
     let spec = &object.spec;
@@ -125,6 +161,7 @@ pub fn l2_policy(object: &CiliumL2AnnouncementPolicy) -> L2Policy {
         service_selector: selector("spec.serviceSelector", spec.service_selector.as_ref())
             .map_err(|e| e.to_string()),
         interfaces: spec.interfaces.clone().unwrap_or_default(),
+        preferred: preferences(object.annotations().get(PREFER_NODES)),
         load_balancer_ips: spec.load_balancer_ips.unwrap_or_default(),
         external_ips: spec.external_ips.unwrap_or_default(),
     }

@@ -387,10 +387,102 @@ status: {{addresses: [{{type: Hostname, address: n1}}, {{type: InternalIP, addre
             "",
         ),
         (
+            "{taints: [{key: node.kubernetes.io/out-of-service, effect: NoExecute}]}",
+            "",
+        ),
+        (
             "{}",
             "node.kubernetes.io/exclude-from-external-load-balancers: ''",
         ),
     ] {
         assert!(node(&read(&text(spec, labels))).unwrap().value.is_excluded);
+    }
+}
+
+#[test]
+fn a_no_execute_taint_repels_unless_it_judges_health() {
+    let judge = |taint: &str| {
+        let text = format!("metadata: {{name: n1}}\nspec: {{taints: [{taint}]}}");
+        let value = node(&read(&text)).unwrap().value;
+        (value.is_excluded, value.is_repelling)
+    };
+    for (taint, expected) in [
+        (
+            "{key: dedicated, value: lb, effect: NoExecute}",
+            (false, true),
+        ),
+        (
+            "{key: dedicated, value: lb, effect: NoSchedule}",
+            (false, false),
+        ),
+        (
+            "{key: node.kubernetes.io/unreachable, effect: NoExecute}",
+            (false, false),
+        ),
+        (
+            "{key: node.kubernetes.io/not-ready, effect: NoExecute}",
+            (false, false),
+        ),
+        (
+            "{key: node.kubernetes.io/out-of-service, effect: NoExecute}",
+            (true, true),
+        ),
+    ] {
+        assert_eq!(judge(taint), expected, "{taint}");
+    }
+}
+
+#[test]
+fn a_node_without_a_network_is_excluded() {
+    let with = |status: &str| {
+        let conditions = format!("[{{type: NetworkUnavailable, status: '{status}'}}]");
+        let text = format!("metadata: {{name: n1}}\nstatus: {{conditions: {conditions}}}");
+        node(&read(&text)).unwrap().value.is_excluded
+    };
+    assert_eq!(["True", "False", "Unknown"].map(with), [true, false, false]);
+}
+
+#[test]
+fn a_gateway_s_service_is_served_by_every_node_s_proxy() {
+    let text = format!(
+        "{HEAD}
+addressType: IPv4
+ports: [{{name: http, port: 9999}}]
+endpoints: [{{addresses: [192.192.192.192]}}]
+"
+    );
+    let object: EndpointSlice = read(&text);
+    let dummy = slice(&object).unwrap().unwrap().value;
+    let mut gateway = service(&read(
+        "metadata: {name: web, namespace: shop}
+spec: {type: LoadBalancer, externalTrafficPolicy: Local, ports: [{name: http, port: 80}]}",
+    ))
+    .unwrap()
+    .value;
+    assert_eq!(gateway.external_traffic_policy, TrafficPolicy::Local);
+    join(&mut gateway, &[&dummy]);
+    assert_eq!(gateway.external_traffic_policy, TrafficPolicy::Cluster);
+}
+
+#[test]
+fn preferred_nodes_are_labels_with_weights() {
+    let preferred = |text: &str| {
+        let yaml = format!(
+            "metadata: {{name: p, annotations: {{fairlead.io/prefer-nodes: '{text}'}}}}\nspec: {{}}"
+        );
+        l2_policy(&read(&yaml)).preferred
+    };
+    let read = preferred("role=edge:100, example.com/fast:5").unwrap();
+    let weights: Vec<u32> = read.iter().map(|p| p.weight).collect();
+    assert_eq!(weights, [100, 5]);
+    let labels = [("role".to_owned(), "edge".to_owned())].into();
+    assert!(read[0].nodes.matches(&labels) && !read[1].nodes.matches(&labels));
+    assert_eq!(preferred("").unwrap(), []);
+    for bad in ["role=edge", "role=edge:0", "role=edge:101", "a b=c:1", ":5"] {
+        let error = preferred(bad).unwrap_err();
+        assert!(
+            error.contains("fairlead.io/prefer-nodes") && error.contains("LABEL=VALUE:WEIGHT"),
+            "{error}"
+        );
     }
 }
