@@ -28,13 +28,10 @@ use crate::{policy::PolicyVerdict, status::L2Status};
 const RETRY: Duration = Duration::from_secs(5);
 /// One API call.
 const DEADLINE: Duration = Duration::from_secs(5);
-<<<<<<< /tmp/l2/m/announcer/src/conditions.rs
 /// What is done here, in a refusal.
 const WHAT: &str = "write conditions of L2 policies";
-=======
 /// Before the list of nodes in the message of [`names::condition::NO_INTERFACE`].
 const NOWHERE: &str = "spec.interfaces matches no announcing interface of: ";
->>>>>>> /tmp/l2/h/announcer/src/conditions.rs
 /// Cilium's words.
 const REASON_BAD: &str = "error";
 const REASON_FIXED: &str = "fixed";
@@ -123,8 +120,15 @@ pub async fn run(
             if said.get(name) == Some(&faults) {
                 continue;
             }
-<<<<<<< /tmp/l2/m/announcer/src/conditions.rs
-            let say = tokio::time::timeout(DEADLINE, say(&policies, name, &faults)).await;
+            let nodes = snapshot.borrow().clone();
+            // Before the API has been heard, every name is taken for a node's.
+            let is_node = |name: &str| {
+                let is_one = |of: &Snapshot| of.nodes.keys().any(|node| node.as_str() == name);
+                !name.is_empty() && nodes.as_deref().is_none_or(is_one)
+            };
+            let say =
+                tokio::time::timeout(DEADLINE, say(&policies, name, &faults, (&node, is_node)))
+                    .await;
             match say {
                 Ok(Ok(())) => {
                     refusals.worked(WHAT);
@@ -136,24 +140,6 @@ pub async fn run(
                 }
                 Err(_elapsed) => {
                     debug!(policy = %name, "no answer, trying again");
-=======
-            let nodes = snapshot.borrow().clone();
-            // Before the API has been heard, every name is taken for a node's.
-            let is_node = |name: &str| {
-                let is_one = |of: &Snapshot| of.nodes.keys().any(|node| node.as_str() == name);
-                !name.is_empty() && nodes.as_deref().is_none_or(is_one)
-            };
-            let say =
-                tokio::time::timeout(DEADLINE, say(&policies, name, &faults, (&node, is_node)))
-                    .await;
-            match say
-                .map_err(BoxError::from)
-                .and_then(|o| o.map_err(BoxError::from))
-            {
-                Ok(()) => drop(said.insert(name.clone(), faults)),
-                Err(error) => {
-                    debug!(policy = %name, error = %error, "conditions not written, trying again");
->>>>>>> /tmp/l2/h/announcer/src/conditions.rs
                     is_behind = true;
                 }
             }
