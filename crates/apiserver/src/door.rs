@@ -23,7 +23,7 @@ fn peer_of(ip: IpAddr) -> IpAddr {
             let [a, b, c, d, ..] = ip.segments();
             IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
         }
-        v4 => v4,
+        IpAddr::V4(ip) => IpAddr::V4(ip),
     }
 }
 

@@ -66,6 +66,9 @@ pub(crate) struct Event {
 
 type Edge = std::ops::Bound<(String, String)>;
 
+/// What was there before, by namespace and name; `None` for what was not.
+type Undone = BTreeMap<(String, String), Option<Arc<Value>>>;
+
 /// Objects by namespace and name.
 type Objects = BTreeMap<(String, String), Arc<Value>>;
 
@@ -181,7 +184,7 @@ impl Shared {
         let range = (start, Edge::Unbounded);
         let undone = match scope.at {
             Some(at) => table.undo(at, state.revision)?,
-            None => BTreeMap::new(),
+            None => Undone::new(),
         };
         let present = table
             .objects
@@ -323,18 +326,14 @@ fn merge_sorted<'a, K: Ord + 'a, V: 'a>(
 impl Resource {
     /// What must be put in the place of the present objects to have those of revision `at`; `None` for those that were not
     /// there.
-    fn undo(
-        &self,
-        at: u64,
-        newest: u64,
-    ) -> Result<BTreeMap<(String, String), Option<Arc<Value>>>, Gone> {
+    fn undo(&self, at: u64, newest: u64) -> Result<Undone, Gone> {
         if at < self.floor || at > newest {
             return Err(Gone {
                 asked: at,
                 oldest: self.floor,
             });
         }
-        let mut undone = BTreeMap::new();
+        let mut undone = Undone::new();
         let from = self.window.partition_point(|event| event.revision <= at);
         for event in self.window.range(from..) {
             let named = event.after.as_ref().or(event.before.as_ref());

@@ -217,14 +217,31 @@ fn compile(source: &str) -> Result<Program, String> {
     {
         return Err(format!("function {name:?} is not supported"));
     }
-    if let Some(name) = references
-        .variables()
-        .into_iter()
-        .find(|name| !["self", "oldSelf"].contains(name) && !is_type(name))
-    {
+    if let Some(name) = references.variables().into_iter().find(|name| {
+        !["self", "oldSelf"].contains(name) && !is_type(name) && !is_bound(source, name)
+    }) {
         return Err(format!("{name:?} is neither self nor oldSelf"));
     }
     Ok(program)
+}
+
+/// Whether a macro binds the name, as `ip` in `self.ips.all(ip, isIP(ip))`.
+fn is_bound(source: &str, name: &str) -> bool {
+    let mut rest = source;
+    while let Some(at) = rest.find(name) {
+        let (before, after) = (&rest[..at], &rest[at + name.len()..]);
+        let opens = before.trim_end().strip_suffix('(').map(str::trim_end);
+        let is_macro = |head: &str| {
+            ["all", "exists", "exists_one", "map", "filter"]
+                .iter()
+                .any(|word| head.ends_with(&format!(".{word}")))
+        };
+        if opens.is_some_and(is_macro) && after.trim_start().starts_with(',') {
+            return true;
+        }
+        rest = after;
+    }
+    false
 }
 
 /// Names of types are variables to the parser, and so are those that macros bind, which begin with `@`.

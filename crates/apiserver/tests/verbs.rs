@@ -507,10 +507,7 @@ async fn patching(running: &Running) {
         r#"{"metadata":{"labels":{"m":"1"}}}"#,
     ];
     each_says(&kubectl(running, &merge, &manifest).await, "patched");
-    each_says(
-        &kubectl(running, &merge, &manifest).await,
-        "patched",
-    );
+    each_says(&kubectl(running, &merge, &manifest).await, "patched");
     let json = [
         "patch",
         "-f",
@@ -570,7 +567,7 @@ async fn describing(running: &Running) {
     let said = kubectl(running, &["describe", "-f", "-"], &all("d")).await;
     let named = said
         .lines()
-        .filter(|line| words(line).first() == Some(&"Name:"))
+        .filter(|line| line.starts_with("Name:"))
         .count();
     assert_eq!(named, CASES.len(), "{said}");
     let uid = kubectl(

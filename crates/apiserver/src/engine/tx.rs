@@ -18,6 +18,9 @@ pub(super) struct Staged {
     pub(super) after: Option<Arc<Value>>,
 }
 
+/// A staged change: what changed, from what, to what.
+pub(crate) type Seen = (Key, Option<Arc<Value>>, Option<Arc<Value>>);
+
 /// The state as a write sees it: what is committed, and what was staged before it in the same batch.
 pub(crate) struct Tx<'a> {
     pub(super) state: RwLockReadGuard<'a, State>,
@@ -103,8 +106,8 @@ impl Tx<'_> {
         self.staged.push(Staged { key, before, after });
     }
 
-    /// The n-th staged change: what changed, from what, to what.
-    pub(crate) fn staged(&self, n: usize) -> Option<(Key, Option<Arc<Value>>, Option<Arc<Value>>)> {
+    /// The n-th staged change.
+    pub(crate) fn staged(&self, n: usize) -> Option<Seen> {
         let staged = self.staged.get(n)?;
         Some((
             staged.key.clone(),

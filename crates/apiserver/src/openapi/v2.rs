@@ -102,17 +102,17 @@ pub(super) fn encode(document: &Value) -> Vec<u8> {
     let mut info = Message::default();
     info.text(1, &document["info"]["title"]);
     info.text(2, &document["info"]["version"]);
-    out.message(2, info);
+    out.message(2, &info);
     let mut paths = Message::default();
     for (path, item) in fields(&document["paths"]) {
-        paths.named(2, path, path_item(item));
+        paths.named(2, path, &path_item(item));
     }
-    out.message(8, paths);
+    out.message(8, &paths);
     let mut definitions = Message::default();
     for (name, value) in fields(&document["definitions"]) {
-        definitions.named(1, name, schema(value));
+        definitions.named(1, name, &schema(value));
     }
-    out.message(9, definitions);
+    out.message(9, &definitions);
     out.0
 }
 
@@ -135,16 +135,16 @@ impl Message {
         self.0.extend_from_slice(content);
     }
 
-    fn message(&mut self, number: u64, content: Self) {
+    fn message(&mut self, number: u64, content: &Self) {
         self.bytes(number, &content.0);
     }
 
     /// A message of a name and a value.
-    fn named(&mut self, number: u64, name: &str, value: Self) {
+    fn named(&mut self, number: u64, name: &str, value: &Self) {
         let mut pair = Self::default();
         pair.bytes(1, name.as_bytes());
         pair.message(2, value);
-        self.message(number, pair);
+        self.message(number, &pair);
     }
 
     fn text(&mut self, number: u64, value: &Value) {
@@ -164,14 +164,14 @@ impl Message {
     fn any(&mut self, number: u64, value: &Value) {
         let mut any = Self::default();
         any.bytes(2, value.to_string().as_bytes());
-        self.message(number, any);
+        self.message(number, &any);
     }
 
     fn extensions(&mut self, number: u64, of: &Value) {
         for (name, value) in fields(of).filter(|(name, _)| name.starts_with("x-")) {
             let mut any = Self::default();
             any.bytes(2, value.to_string().as_bytes());
-            self.named(number, name, any);
+            self.named(number, name, &any);
         }
     }
 }
@@ -193,32 +193,32 @@ fn schema(value: &Value) -> Message {
     match value.get("additionalProperties") {
         Some(inner @ Value::Object(_)) => {
             let mut additional = Message::default();
-            additional.message(1, schema(inner));
-            out.message(21, additional);
+            additional.message(1, &schema(inner));
+            out.message(21, &additional);
         }
         Some(allowed @ Value::Bool(_)) => {
             let mut additional = Message::default();
             additional.flag(2, allowed);
-            out.message(21, additional);
+            out.message(21, &additional);
         }
         _ => {}
     }
     if value["type"].is_string() {
         let mut kind = Message::default();
         kind.text(1, &value["type"]);
-        out.message(22, kind);
+        out.message(22, &kind);
     }
     if value["items"].is_object() {
         let mut item = Message::default();
-        item.message(1, schema(&value["items"]));
-        out.message(23, item);
+        item.message(1, &schema(&value["items"]));
+        out.message(23, &item);
     }
     if value["properties"].is_object() {
         let mut properties = Message::default();
         for (name, property) in fields(&value["properties"]) {
-            properties.named(1, name, schema(property));
+            properties.named(1, name, &schema(property));
         }
-        out.message(25, properties);
+        out.message(25, &properties);
     }
     out.extensions(31, value);
     out
@@ -234,28 +234,28 @@ fn path_item(item: &Value) -> Message {
         (8, "patch"),
     ] {
         if item[method].is_object() {
-            out.message(number, operation(&item[method]));
+            out.message(number, &operation(&item[method]));
         }
     }
-    items(&item["parameters"]).for_each(|one| out.message(9, parameter(one)));
+    items(&item["parameters"]).for_each(|one| out.message(9, &parameter(one)));
     out
 }
 
 fn operation(value: &Value) -> Message {
     let mut out = Message::default();
     items(&value["consumes"]).for_each(|media| out.text(7, media));
-    items(&value["parameters"]).for_each(|one| out.message(8, parameter(one)));
+    items(&value["parameters"]).for_each(|one| out.message(8, &parameter(one)));
     let mut responses = Message::default();
     for (code, response) in fields(&value["responses"]) {
         let (mut item, mut inner) = (Message::default(), Message::default());
-        item.message(1, schema(&response["schema"]));
+        item.message(1, &schema(&response["schema"]));
         inner.text(1, &response["description"]);
-        inner.message(2, item);
+        inner.message(2, &item);
         let mut either = Message::default();
-        either.message(1, inner);
-        responses.named(1, code, either);
+        either.message(1, &inner);
+        responses.named(1, code, &either);
     }
-    out.message(9, responses);
+    out.message(9, &responses);
     out.extensions(13, value);
     out
 }
@@ -268,8 +268,8 @@ fn parameter(value: &Value) -> Message {
         one.text(2, &value["name"]);
         one.text(3, &value["in"]);
         one.flag(4, &value["required"]);
-        one.message(5, schema(&value["schema"]));
-        kind.message(1, one);
+        one.message(5, &schema(&value["schema"]));
+        kind.message(1, &one);
     } else {
         let in_path = value["in"] == "path";
         one.flag(1, &value["required"]);
@@ -277,9 +277,9 @@ fn parameter(value: &Value) -> Message {
         one.text(4, &value["name"]);
         one.text(if in_path { 5 } else { 6 }, &value["type"]);
         let mut other = Message::default();
-        other.message(if in_path { 4 } else { 3 }, one);
-        kind.message(2, other);
+        other.message(if in_path { 4 } else { 3 }, &one);
+        kind.message(2, &other);
     }
-    out.message(1, kind);
+    out.message(1, &kind);
     out
 }

@@ -14,7 +14,7 @@ use crate::api::Api;
 use crate::clock;
 use crate::engine::{Gone, Scope};
 use crate::selector::Selector;
-use crate::status::ApiError;
+use crate::status::{ApiError, Cause};
 use crate::table;
 
 pub(crate) fn get(
@@ -174,31 +174,7 @@ pub(crate) fn shaped_list(
 /// The revision that `resourceVersionMatch=Exact` asks for; anything at least as new as asked is always answered.
 fn exact_version(params: &Params, now: u64) -> Result<Option<u64>, ApiError> {
     let asked = params.number("resourceVersion")?;
-    let wanted = params.text("resourceVersionMatch");
-    let refuse = |detail: &str| {
-        Err(ApiError::bad_request(format!(
-            "resourceVersionMatch: {detail}"
-        )))
-    };
-    match (wanted, asked) {
-        ("", _) | ("NotOlderThan", Some(_)) => {}
-        ("Exact", Some(1..)) => {}
-        ("Exact", Some(0)) => {
-            return refuse(
-                "Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-            );
-        }
-        ("Exact" | "NotOlderThan", None) => {
-            return refuse(
-                "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-            );
-        }
-        (other, _) => {
-            return refuse(&format!(
-                "Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-            ));
-        }
-    }
+    check_options(params, asked)?;
     let asked = asked.unwrap_or(0);
     if asked > now {
         // Only another database can have given this out; with `Expired` clients list again from nothing.
@@ -207,7 +183,43 @@ fn exact_version(params: &Params, now: u64) -> Result<Option<u64>, ApiError> {
             go_on: None,
         });
     }
-    Ok((wanted == "Exact").then_some(asked))
+    Ok((params.text("resourceVersionMatch") == "Exact").then_some(asked))
+}
+
+/// Options of a list that contradict each other. Source: apimachinery `ValidateListOptions`.
+fn check_options(params: &Params, asked: Option<u64>) -> Result<(), ApiError> {
+    const FIELD: &str = "resourceVersionMatch";
+    let wanted = params.text(FIELD);
+    let mut causes = Vec::new();
+    if !wanted.is_empty() && asked.is_none() {
+        let detail = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+        causes.push(Cause::forbidden(FIELD, detail));
+    }
+    match (wanted, asked) {
+        ("Exact", Some(0)) => {
+            let detail = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            causes.push(Cause::forbidden(FIELD, detail));
+        }
+        ("" | "NotOlderThan" | "Exact", _) => {}
+        (other, _) => causes.push(Cause::not_supported(
+            FIELD,
+            &json!(other),
+            &["Exact", "NotOlderThan", ""],
+        )),
+    }
+    if !params.text("sendInitialEvents").is_empty() {
+        let detail = "sendInitialEvents is forbidden for list";
+        causes.push(Cause::forbidden("sendInitialEvents", detail));
+    }
+    if causes.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::Invalid {
+        group: "meta.k8s.io".into(),
+        kind: "ListOptions".into(),
+        name: String::new(),
+        causes,
+    })
 }
 
 /// Where the next page begins.

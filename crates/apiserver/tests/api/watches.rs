@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
 use kube::runtime::watcher;
 use serde_json::json;
+use tokio::io::AsyncReadExt as _;
 
 use crate::client::{config_map, from, pool, pools};
 use crate::harness::{PATIENCE, Running, start, start_in, start_with};
@@ -233,15 +234,13 @@ async fn a_watcher_that_stops_reading_is_cut_off() {
             running.token()
         )
     };
-    let _stuck = send(&running, &watch(600)).await;
-    crate::harness::eventually("the only place is taken", async || {
-        raw(&running, &watch(1))
-            .await
-            .0
-            .starts_with("HTTP/1.1 429")
-            .then_some(())
-    })
-    .await;
+    let mut stuck = send(&running, &watch(600)).await;
+    // It has the only place once it is answered; from here on it reads nothing.
+    let mut head = [0; 12];
+    stuck.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    let (full, _) = raw(&running, &watch(1)).await;
+    assert!(full.starts_with("HTTP/1.1 429"), "{full}");
     // More than all buffers between the server and the client can hold.
     let big = "x".repeat(900_000);
     for n in 0..24 {

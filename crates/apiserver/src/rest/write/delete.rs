@@ -68,17 +68,15 @@ fn policy_of(word: &str, orphan_dependents: &Value) -> Result<Policy, ApiError> 
     };
     match (word, orphan_dependents.as_bool()) {
         ("", None) => Ok(Policy::Unsaid),
-        // The older way to say it.
-        ("", Some(true)) => Ok(Policy::Orphan),
-        ("", Some(false)) => Ok(Policy::Background),
+        // A boolean is the older way to say it.
+        ("Orphan", None) | ("", Some(true)) => Ok(Policy::Orphan),
+        ("Background", None) | ("", Some(false)) => Ok(Policy::Background),
         (_, Some(_)) => Err(refuse(Cause::invalid(
             "propagationPolicy",
             &json!(word),
             "orphanDependents and deletionPropagation cannot be both set",
         ))),
-        ("Background", None) => Ok(Policy::Background),
         ("Foreground", None) => Ok(Policy::Foreground),
-        ("Orphan", None) => Ok(Policy::Orphan),
         (other, None) => Err(refuse(Cause::not_supported(
             "propagationPolicy",
             &json!(other),

@@ -168,7 +168,8 @@ fn a_file_of_format_1_opens_with_all_it_holds() {
     {
         let meta: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
         let objects: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("objects");
-        let history: TableDefinition<'_, (&str, u64), (&str, &str, &[u8], &[u8])> =
+        type OldPast<'a> = (&'a str, &'a str, &'a [u8], &'a [u8]);
+        let history: TableDefinition<'_, (&str, u64), OldPast<'_>> =
             TableDefinition::new("history");
         let floors: TableDefinition<'_, &str, u64> = TableDefinition::new("floors");
         let db = Database::create(&path).unwrap();
@@ -210,8 +211,8 @@ fn a_file_of_format_1_opens_with_all_it_holds() {
     assert_eq!(store.commit(&[put(&web, Some(7), "2")]).unwrap(), 8);
 }
 
-/// Objects written over and over leave a file that does not grow: after a warm-up it is as large as it will ever be. `cargo bench -p fairlead-apiserver --bench
-/// store` does the same a million times.
+/// Objects written over and over leave a file that does not grow: after a warm-up it is as large as it will ever be. The bench
+/// `store` does the same a million times.
 #[test]
 fn the_file_is_bounded_however_much_is_written() {
     const NAMES: usize = 40;
