@@ -13,6 +13,7 @@ use fairlead_rt::{CancellationToken, clock};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::config::KubeConfigOptions;
 use serde_json::json;
 
 /// Objects that are written over and over.
@@ -21,7 +22,7 @@ const NAMES: usize = 500;
 const CLIENTS: usize = 128;
 
 fn main() {
-    let asked = std::env::args().filter_map(|arg| arg.parse().ok()).next();
+    let asked = std::env::args().find_map(|arg| arg.parse().ok());
     let writes: usize = asked.unwrap_or(1_000_000);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -36,7 +37,7 @@ async fn run(writes: usize) {
     let server = Server::open(Config::new(&data, "127.0.0.1:0".parse().unwrap())).unwrap();
     let kubeconfig = kube::config::Kubeconfig::from_yaml(server.kubeconfig()).unwrap();
     drop(rustls::crypto::ring::default_provider().install_default());
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .unwrap();
     let client = kube::Client::try_from(config).unwrap();

@@ -21,7 +21,7 @@ use fairlead_apiserver::{Config, Server};
 use fairlead_rt::CancellationToken;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ComponentStatus, ConfigMap};
-use kube::api::{Api, ListParams, Patch, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
@@ -275,12 +275,14 @@ async fn a_thousand_writes_at_once_survive_kill_9() {
                 // Ten requests delete a group each.
                 99 => {
                     let group = ListParams::default().labels(&format!("group=g{}", n / 100));
-                    let gone = maps.delete_collection(&Default::default(), &group).await;
+                    let gone = maps
+                        .delete_collection(&DeleteParams::default(), &group)
+                        .await;
                     gone.map(|_| format!("deleted g{}", n / 100))
                 }
                 even if even % 2 == 0 => {
                     let name = seeds[n / 4].metadata.name.clone().unwrap();
-                    let changed = maps.patch(&name, &Default::default(), patch).await;
+                    let changed = maps.patch(&name, &PatchParams::default(), patch).await;
                     changed.map(|_| format!("patched {name}"))
                 }
                 _ => {
