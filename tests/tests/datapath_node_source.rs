@@ -11,7 +11,7 @@ use std::time::Duration;
 use fairlead_abi::flow::NODE_PORT_MIN;
 use fairlead_abi::lb::{Iface, SlotTable, VipState, backend_flags, iface_flags, mode, vip_flags};
 use fairlead_abi::reasons;
-use fairlead_datapath::{Acceleration, Datapath, DatapathConfig, netdev};
+use fairlead_datapath::{Acceleration, Datapath, DatapathConfig, LbMaps, netdev};
 use fairlead_tests::fill::{self, FrontendSpec};
 use fairlead_tests::netns::Netns;
 use fairlead_tests::pins::PinDir;
@@ -173,7 +173,21 @@ fn balance(site: &Site, pins: &PinDir) -> Datapath {
         );
         indices.push(ifindex);
     }
-    let slot = u8::try_from(indices[1] & 0xff).unwrap();
+    serve(site, lb, indices[1]);
+    site.balancer
+        .enter(|| {
+            for ifindex in indices {
+                datapath.attach(ifindex, Acceleration::Native).unwrap();
+            }
+        })
+        .unwrap();
+    datapath
+}
+
+/// Writes the frontends and their one backend, behind the interface `ifindex`.
+fn serve(site: &Site, lb: &LbMaps, ifindex: u32) {
+    let [four, six] = &FAMILIES;
+    let slot = u8::try_from(ifindex & 0xff).unwrap();
     let mac = site.server.enter(|| mac_of("eth0")).unwrap();
     fill::backend4(
         lb,
@@ -216,14 +230,6 @@ fn balance(site: &Site, pins: &PinDir) -> Datapath {
             fill::frontend(lb, &spec).unwrap();
         }
     }
-    site.balancer
-        .enter(|| {
-            for ifindex in indices {
-                datapath.attach(ifindex, Acceleration::Native).unwrap();
-            }
-        })
-        .unwrap();
-    datapath
 }
 
 fn at(addr: &str, port: u16) -> SocketAddr {

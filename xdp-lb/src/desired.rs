@@ -417,9 +417,7 @@ impl Builder<'_> {
             .get(&ifindex)
             .map_or("?", |i| i.name.as_str());
         let obstacle = if !network.is_forwarding(ifindex, interfaces) {
-            Some(format!(
-                "name {name} in fairlead-backend-devices, or announce there"
-            ))
+            Some(format!("add {name} to this node's devices"))
         } else if !has_source {
             Some(format!("give {name} an address of its family"))
         } else if !network.has_node_ports {

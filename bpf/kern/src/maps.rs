@@ -145,12 +145,18 @@ impl Maps for Kern {
     #[inline(always)]
     fn frontend(&self, index: u32) -> Option<FrontendValue> {
         let fe = FRONTENDS.get_ptr(index)?;
-        // SAFETY: `fe` comes from a successful look-up.
-        let current = unsafe { read_table(addr_of!((*fe).current)) };
+        // SAFETY: `fe` comes from a successful look-up, here and below.
+        let from = unsafe { addr_of!((*fe).current) };
+        // SAFETY: it points into that map value.
+        let current = unsafe { read_table(from) };
+        // SAFETY: as for `current`.
+        let from = unsafe { addr_of!((*fe).flags) };
         // SAFETY: likewise; volatile keeps it between `current` and `previous`.
-        let flags = unsafe { addr_of!((*fe).flags).read_volatile() };
-        // SAFETY: likewise.
-        let previous = unsafe { read_table(addr_of!((*fe).previous)) };
+        let flags = unsafe { from.read_volatile() };
+        // SAFETY: as for `current`.
+        let from = unsafe { addr_of!((*fe).previous) };
+        // SAFETY: as for `current`.
+        let previous = unsafe { read_table(from) };
         // SAFETY: likewise; the remaining fields do not change while the record is reachable, but for `udp_previous_until`.
         let rest = unsafe { *fe };
         Some(FrontendValue {
@@ -237,22 +243,30 @@ impl Maps for Kern {
 
     #[inline(always)]
     fn touch(&self, record: Record, now: u64) {
-        // SAFETY: as in `load`; one aligned store, of which the last wins.
-        unsafe { addr_of_mut!((*record.0).last_seen).write(now) };
+        // SAFETY: as in `load`.
+        let to = unsafe { addr_of_mut!((*record.0).last_seen) };
+        // SAFETY: it points into that map value; one aligned store, of which the last wins.
+        unsafe { to.write(now) };
     }
 
     #[inline(always)]
     fn set_state(&self, record: Record, state: u16) {
+        // SAFETY: as in `load`.
+        let to = unsafe { addr_of_mut!((*record.0).state) };
         // SAFETY: as in `touch`.
-        unsafe { addr_of_mut!((*record.0).state).write(state) };
+        unsafe { to.write(state) };
     }
 
     #[inline(always)]
     fn set_client_hop(&self, record: Record, mac: [u8; 6], iface: u16) {
+        // SAFETY: as in `load`.
+        let to = unsafe { addr_of_mut!((*record.0).client_mac) };
         // SAFETY: as in `touch`; a reply that reads between the two finds the former interface with the new MAC once.
-        unsafe { addr_of_mut!((*record.0).client_mac).write(mac) };
+        unsafe { to.write(mac) };
+        // SAFETY: as in `load`.
+        let to = unsafe { addr_of_mut!((*record.0).client_iface) };
         // SAFETY: as in `touch`.
-        unsafe { addr_of_mut!((*record.0).client_iface).write(iface) };
+        unsafe { to.write(iface) };
     }
 
     #[inline(always)]
@@ -305,10 +319,14 @@ impl Maps for Kern {
     #[inline(always)]
     fn l2_cell(&self, cell: u32) -> Option<DeadlineCell> {
         let cell = L2_CELLS.get_ptr(cell)?;
-        // SAFETY: from a successful look-up; the writer stores each field in one piece.
-        let deadline = unsafe { addr_of!((*cell).deadline).read_volatile() };
-        // SAFETY: likewise.
-        let epoch = unsafe { addr_of!((*cell).epoch).read_volatile() };
+        // SAFETY: from a successful look-up, here and below.
+        let from = unsafe { addr_of!((*cell).deadline) };
+        // SAFETY: it points into that map value; the writer stores each field in one piece.
+        let deadline = unsafe { from.read_volatile() };
+        // SAFETY: as for `deadline`.
+        let from = unsafe { addr_of!((*cell).epoch) };
+        // SAFETY: as for `deadline`.
+        let epoch = unsafe { from.read_volatile() };
         Some(DeadlineCell { deadline, epoch })
     }
 
@@ -327,8 +345,10 @@ impl Maps for Kern {
     #[inline(always)]
     fn set_peer_seen(&self, index: u32, at: u64) {
         if let Some(seen) = PEER_SEEN.get_ptr_mut(index) {
-            // SAFETY: from a successful look-up; one aligned store.
-            unsafe { addr_of_mut!((*seen).at).write_volatile(at) };
+            // SAFETY: from a successful look-up.
+            let to = unsafe { addr_of_mut!((*seen).at) };
+            // SAFETY: it points into that map value; one aligned store.
+            unsafe { to.write_volatile(at) };
         }
     }
 

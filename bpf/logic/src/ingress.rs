@@ -17,7 +17,7 @@ use crate::{
     select,
     wire::{
         BROADCAST, ETH_LEN, Eth, FRAG_MASK, HEARTBEAT_MAC4, HEARTBEAT_MAC6, Head4, Head6, IPV4_LEN,
-        IPV6_LEN, Icmp, Ipv4, Ipv6, ethertype, icmp6, mac_eq, mapped, proto,
+        IPV6_LEN, Icmp, Ipv4, Ipv6, ND_HOPS, ethertype, icmp6, mac_eq, mapped, proto,
     },
 };
 
@@ -210,7 +210,8 @@ fn ipv6<P: Packet, M: Maps>(p: &mut P, m: &M, iface: &Iface) -> Verdict {
     };
     let ip = h.ip;
     if ip.next != proto::TCP && ip.next != proto::UDP {
-        if ip.next == proto::ICMPV6 && is_solicitation(p) {
+        // With another hop limit it came from elsewhere and solicits nothing (RFC 4861 7.1.1).
+        if ip.next == proto::ICMPV6 && ip.hops == ND_HOPS && is_solicitation(p) {
             return announcing(iface, slots::L2);
         }
         return to_vip6(p, m, &ip.dst, ip.next, 0);

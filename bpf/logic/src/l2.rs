@@ -19,13 +19,11 @@ use crate::{
     output,
     snat::Work,
     wire::{
-        Arp, ArpFrame, ETH_LEN, Eth, Ext, IPV6_LEN, Icmp, Ipv6, LinkOption, Neighbour, ethertype,
-        icmp6, mac_word, mapped, proto,
+        Arp, ArpFrame, ETH_LEN, Eth, Ext, IPV6_LEN, Icmp, Ipv6, LinkOption, ND_HOPS, Neighbour,
+        ethertype, icmp6, mac_word, mapped, proto,
     },
 };
 
-/// Hop limit that proves a neighbour discovery packet to come from this link.
-const ND_HOPS: u8 = 255;
 /// Longest solicitation whose checksum is verified; longer ones are left to the host.
 const ND_MAX_WORDS: usize = 40;
 /// Options of a solicitation that are looked at.

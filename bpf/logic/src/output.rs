@@ -8,7 +8,10 @@ use fairlead_abi::{
     maps::slots,
     reasons,
 };
-use zerocopy::network_endian::{U16, U32};
+use zerocopy::{
+    Immutable, IntoBytes, Unaligned,
+    network_endian::{U16, U32},
+};
 
 use crate::{
     Maps, Packet, Verdict,
@@ -110,6 +113,62 @@ pub fn refuse<P: Packet, M: Maps>(p: &P, m: &M, reason: u32) -> Verdict {
     m.drop(p, reason)
 }
 
+/// An outer header.
+trait Outer: IntoBytes + Immutable + Unaligned + Copy {
+    /// Its ethertype.
+    const KIND: u16;
+    /// With the Ethernet header before it, to be written at once.
+    type Framed: IntoBytes + Immutable + Unaligned + Copy;
+
+    fn framed(self, eth: Eth) -> Self::Framed;
+}
+
+impl Outer for Ipv4 {
+    const KIND: u16 = ethertype::IPV4;
+    type Framed = Outer4;
+
+    #[inline(always)]
+    fn framed(self, eth: Eth) -> Outer4 {
+        Outer4 { eth, ip: self }
+    }
+}
+
+impl Outer for Ipv6 {
+    const KIND: u16 = ethertype::IPV6;
+    type Framed = Outer6;
+
+    #[inline(always)]
+    fn framed(self, eth: Eth) -> Outer6 {
+        Outer6 { eth, ip: self }
+    }
+}
+
+/// The interface behind a backend, if the packet can leave there with `header` bytes more.
+///
+/// # Errors
+/// What becomes of the packet if not.
+#[inline(always)]
+fn way<'m, P: Packet, M: Maps>(
+    p: &P,
+    m: &'m M,
+    link: &Link,
+    (mac, iface): ([u8; 6], u8),
+    bill: Bill,
+    header: usize,
+) -> Result<&'m Iface, Verdict> {
+    let Some(eg) = egress(m, mac, iface) else {
+        return Err(m.drop(p, reasons::NO_NEXT_HOP));
+    };
+    if crosses_vlan(p, link, eg) {
+        return Err(m.drop(p, reasons::VLAN_MISMATCH));
+    }
+    let total = u32::from(bill.bytes).wrapping_add(header as u32);
+    if total > eg.mtu || total > 0xffff {
+        return Err(too_big(m, eg.mtu.saturating_sub(header as u32)));
+    }
+    Ok(eg)
+}
+
 /// DSR by MAC rewrite; the packet stays as it is from L3 on.
 #[inline(always)]
 pub fn dsr_l2<P: Packet, M: Maps>(
@@ -120,24 +179,15 @@ pub fn dsr_l2<P: Packet, M: Maps>(
     iface: u8,
     bill: Bill,
 ) -> Verdict {
-    let Some(eg) = egress(m, mac, iface) else {
-        return m.drop(p, reasons::NO_NEXT_HOP);
+    let eg = match way(p, m, link, (mac, iface), bill, 0) {
+        Ok(eg) => eg,
+        Err(verdict) => return verdict,
     };
-    if crosses_vlan(p, link, eg) {
-        return m.drop(p, reasons::VLAN_MISMATCH);
-    }
-    if u32::from(bill.bytes) > eg.mtu {
-        return too_big(m, eg.mtu);
-    }
-    if p.put(
-        0,
-        Macs {
-            dst: mac,
-            src: eg.mac,
-        },
-    )
-    .is_none()
-    {
+    let macs = Macs {
+        dst: mac,
+        src: eg.mac,
+    };
+    if p.put(0, macs).is_none() {
         return m.drop(p, reasons::TRUNCATED);
     }
     m.count_frontend(bill.frontend, u64::from(bill.bytes));
@@ -154,17 +204,11 @@ pub fn ipip<P: Packet, M: Maps>(
     tos: u8,
     bill: Bill,
 ) -> Verdict {
-    let Some(eg) = egress(m, be.mac, be.iface) else {
-        return m.drop(p, reasons::NO_NEXT_HOP);
+    let eg = match way(p, m, link, (be.mac, be.iface), bill, IPV4_LEN) {
+        Ok(eg) => eg,
+        Err(verdict) => return verdict,
     };
-    if crosses_vlan(p, link, eg) {
-        return m.drop(p, reasons::VLAN_MISMATCH);
-    }
-    let total = u32::from(bill.bytes).wrapping_add(IPV4_LEN as u32);
-    if total > eg.mtu || total > 0xffff {
-        return too_big(m, eg.mtu.saturating_sub(IPV4_LEN as u32));
-    }
-    let total = (total & 0xffff) as u16;
+    let total = bill.bytes.wrapping_add(IPV4_LEN as u16);
     let csum = Sum(u64::from(be.csum))
         .word(u16::from(tos))
         .word(total)
@@ -182,28 +226,7 @@ pub fn ipip<P: Packet, M: Maps>(
         src: eg.addr4,
         dst: be.addr,
     };
-    if p.grow_head(IPV4_LEN as i32).is_none() {
-        return m.drop(p, reasons::ADJUST_FAILED);
-    }
-    let macs = Macs {
-        dst: be.mac,
-        src: eg.mac,
-    };
-    let done = if link.l3() == ETH_LEN {
-        let eth = Eth {
-            dst: macs.dst,
-            src: macs.src,
-            kind: U16::new(ethertype::IPV4),
-        };
-        p.put(0, Outer4 { eth, ip })
-    } else {
-        put_tagged(p, link, macs, ethertype::IPV4).and_then(|()| p.put(link.l3(), ip))
-    };
-    if done.is_none() {
-        return m.drop(p, reasons::TRUNCATED);
-    }
-    m.count_frontend(bill.frontend, u64::from(bill.bytes));
-    leave(p, eg)
+    wrap(p, m, link, eg, be.mac, ip, bill)
 }
 
 /// DSR by ip6ip6 (RFC 2473); traffic class and flow label copied, so that the path spreads flows as before.
@@ -216,15 +239,10 @@ pub fn ip6ip6<P: Packet, M: Maps>(
     vtf: U32,
     bill: Bill,
 ) -> Verdict {
-    let Some(eg) = egress(m, be.mac, be.iface) else {
-        return m.drop(p, reasons::NO_NEXT_HOP);
+    let eg = match way(p, m, link, (be.mac, be.iface), bill, IPV6_LEN) {
+        Ok(eg) => eg,
+        Err(verdict) => return verdict,
     };
-    if crosses_vlan(p, link, eg) {
-        return m.drop(p, reasons::VLAN_MISMATCH);
-    }
-    if u32::from(bill.bytes).wrapping_add(IPV6_LEN as u32) > eg.mtu {
-        return too_big(m, eg.mtu.saturating_sub(IPV6_LEN as u32));
-    }
     let ip = Ipv6 {
         vtf,
         len: U16::new(bill.bytes),
@@ -233,22 +251,36 @@ pub fn ip6ip6<P: Packet, M: Maps>(
         src: eg.addr6,
         dst: be.addr,
     };
-    if p.grow_head(IPV6_LEN as i32).is_none() {
+    wrap(p, m, link, eg, be.mac, ip, bill)
+}
+
+/// Writes an outer header and a new link layer in front of the packet, and sends it.
+#[inline(always)]
+fn wrap<P: Packet, M: Maps, H: Outer>(
+    p: &mut P,
+    m: &M,
+    link: &Link,
+    eg: &Iface,
+    mac: [u8; 6],
+    ip: H,
+    bill: Bill,
+) -> Verdict {
+    if p.grow_head(size_of::<H>() as i32).is_none() {
         return m.drop(p, reasons::ADJUST_FAILED);
     }
     let macs = Macs {
-        dst: be.mac,
+        dst: mac,
         src: eg.mac,
     };
     let done = if link.l3() == ETH_LEN {
         let eth = Eth {
             dst: macs.dst,
             src: macs.src,
-            kind: U16::new(ethertype::IPV6),
+            kind: U16::new(H::KIND),
         };
-        p.put(0, Outer6 { eth, ip })
+        p.put(0, ip.framed(eth))
     } else {
-        put_tagged(p, link, macs, ethertype::IPV6).and_then(|()| p.put(link.l3(), ip))
+        put_tagged(p, link, macs, H::KIND).and_then(|()| p.put(link.l3(), ip))
     };
     if done.is_none() {
         return m.drop(p, reasons::TRUNCATED);

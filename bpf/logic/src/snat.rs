@@ -72,29 +72,25 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
         }
         None => false,
     };
-    if !is_vip {
-        return if may_be_nodes(m, &mut w.h) {
-            w.key = record::reply_key(&w.h);
-            reply(p, m, w, false)
-        } else {
-            Verdict::Pass
-        };
-    }
-    if w.vip.flags & vip_flags::PASS_TO_HOST != 0 {
+    if is_vip {
+        if w.vip.flags & vip_flags::PASS_TO_HOST != 0 {
+            return Verdict::Pass;
+        }
+        if w.h.fault != reasons::NONE {
+            return m.drop(p, w.h.fault);
+        }
+        if !w.h.has_ports() {
+            return m.drop(p, reasons::UNSUPPORTED_PROTOCOL);
+        }
+        if !w.h.resolve_ports(m) {
+            return m.drop(p, reasons::FRAGMENT);
+        }
+    } else if !may_be_nodes(m, &mut w.h) {
         return Verdict::Pass;
-    }
-    if w.h.fault != reasons::NONE {
-        return m.drop(p, w.h.fault);
-    }
-    if !w.h.has_ports() {
-        return m.drop(p, reasons::UNSUPPORTED_PROTOCOL);
-    }
-    if !w.h.resolve_ports(m) {
-        return m.drop(p, reasons::FRAGMENT);
     }
     w.key = record::reply_key(&w.h);
     let mut index = NONE;
-    if let Some(found) = select::find(m, w.h.v6, &w.h.dst, w.h.ports.dst, w.h.proto) {
+    if is_vip && let Some(found) = select::find(m, w.h.v6, &w.h.dst, w.h.ports.dst, w.h.proto) {
         let Some(fe) = m.frontend(found) else {
             return m.drop(p, reasons::NO_BACKEND);
         };
@@ -104,7 +100,7 @@ pub fn run<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
         }
     }
     if index == NONE {
-        return reply(p, m, w, true);
+        return reply(p, m, w, is_vip);
     }
     let fe_mode = select::mode(&w.fe);
     if fe_mode == mode::DSR_IPIP || fe_mode == mode::DSR_L2 {
@@ -244,6 +240,7 @@ fn request<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work, index: u32) -> Ve
 /// the packet came here.
 #[inline(always)]
 fn send<P: Packet, M: Maps>(p: &mut P, m: &M, w: &mut Work) -> Verdict {
+    let w = core::hint::black_box(w);
     let Some(eg) = output::egress(m, w.target.mac, w.target.iface) else {
         return m.drop(p, reasons::NO_NEXT_HOP);
     };

@@ -139,6 +139,8 @@ pub const ETH_LEN: usize = 14;
 pub const IPV4_LEN: usize = 20;
 /// IPv6 header length.
 pub const IPV6_LEN: usize = 40;
+/// Hop limit that proves a neighbour discovery packet to come from this link.
+pub const ND_HOPS: u8 = 255;
 /// Time to live of headers we originate.
 pub const TTL: u8 = 64;
 

@@ -243,7 +243,7 @@ fn a_backend_where_nothing_is_announced_sees_the_node_if_it_can() {
             &configured(),
             &with_address,
             false,
-            Some("name eth1 in fairlead-backend-devices"),
+            Some("add eth1 to this node's devices"),
         ),
         // Where it is announced there is nothing to say.
         (&both, &mapped, false, None),

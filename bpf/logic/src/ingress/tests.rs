@@ -231,6 +231,21 @@ fn the_table_gives_every_backend_its_share() {
     );
 }
 
+#[test]
+fn a_solicitation_from_elsewhere_is_none() {
+    let mut w = world();
+    announce(&mut w, true);
+    let message = icmp_message(client(true), vip(true), 135, 0, [0; 4], &VIP6.octets());
+    let from = |hops| {
+        let packet = ip(client(true), vip(true), 58, hops, &message);
+        ether(CLIENT_MAC, LB_MAC, &packet)
+    };
+    assert_eq!(w.run(LB, &from(64)).0, Verdict::Drop);
+    assert_eq!(w.reason(reasons::ICMP_UNMATCHED), 1);
+    assert_eq!(w.run(LB, &from(255)).0, Verdict::Tx);
+    assert_eq!(w.reason(reasons::L2_ANSWERED), 1);
+}
+
 mod properties {
     use proptest::prelude::*;
 

@@ -347,7 +347,10 @@ fn a_record_that_another_cpu_has_made_meanwhile_serves() {
             w.rival.set(Some((table, rival)));
             let got = ask(&mut w, &spec);
             assert_eq!(got.sport.to_be_bytes(), key.snat_port);
-            assert_eq!(w.snat_new.get(&key).or(w.snat.get(&key)), Some(record));
+            assert_eq!(
+                w.snat_new.get(&key).or_else(|| w.snat.get(&key)),
+                Some(record)
+            );
         }
         assert_eq!(w.reason(reasons::SNAT_TABLE_FULL), 0);
     }
