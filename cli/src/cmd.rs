@@ -5,7 +5,10 @@ pub mod delete;
 pub mod explain_svc;
 pub mod get;
 pub mod ippool_list;
+pub mod l2_history;
 pub mod l2_list;
+pub mod l2_move;
+pub mod l2_watch;
 pub mod service_list;
 pub mod status;
 
@@ -118,6 +121,12 @@ pub enum IppoolCommand {
 pub enum L2Command {
     /// List VIPs with their owner, since when it is the owner, and why
     List,
+    /// What the asked node saw of changes of owners, oldest first
+    History(l2_history::Args),
+    /// Show changes of owners as they happen
+    Watch(l2_watch::Args),
+    /// Have the asked node hand a VIP that it owns to another one, where it stays until that one goes
+    Move(l2_move::Args),
 }
 
 /// `fairlead explain ...`
@@ -128,6 +137,9 @@ pub enum ExplainCommand {
     Svc(explain_svc::Args),
 }
 
+/// Takes what a command says while it runs; false when nobody reads any more.
+pub type Live = fn(&str) -> bool;
+
 /// What every command works with.
 pub struct Context {
     /// Whom to ask.
@@ -136,6 +148,8 @@ pub struct Context {
     pub format: Format,
     /// What ages are counted up to.
     pub now: Timestamp,
+    /// Where what does not wait for the end of a command goes; without it, it is part of the output.
+    pub live: Option<Live>,
 }
 
 impl Context {
@@ -158,8 +172,8 @@ impl Context {
 /// [`CliError`].
 ///
 /// # Cancel safety
-/// `apply` and `delete` may have done a part; the others change nothing.
-pub async fn run(cli: Cli, now: Timestamp) -> Result<Output, CliError> {
+/// `apply` and `delete` may have done a part, and `l2 move` all; the others change nothing.
+pub async fn run(cli: Cli, now: Timestamp, live: Option<Live>) -> Result<Output, CliError> {
     let Global {
         agent,
         kubeconfig,
@@ -179,12 +193,16 @@ pub async fn run(cli: Cli, now: Timestamp) -> Result<Output, CliError> {
         source: Source::choose(agent, kubeconfig, std::env::var(AGENT).ok()).await?,
         format: output,
         now,
+        live,
     };
     match cli.command {
         Command::Status => status::run(&context).await,
         Command::Service(ServiceCommand::List) => service_list::run(&context).await,
         Command::Ippool(IppoolCommand::List) => ippool_list::run(&context).await,
         Command::L2(L2Command::List) => l2_list::run(&context).await,
+        Command::L2(L2Command::History(args)) => l2_history::run(&context, &args).await,
+        Command::L2(L2Command::Watch(args)) => l2_watch::run(&context, &args).await,
+        Command::L2(L2Command::Move(args)) => l2_move::run(&context, &args).await,
         Command::Explain(ExplainCommand::Svc(args)) => explain_svc::run(&context, &args).await,
         Command::Get(_) | Command::Apply(_) | Command::Delete(_) => {
             unreachable!("returned above: they do not ask through a source")

@@ -22,14 +22,33 @@ pub use error::CliError;
 /// [`CliError`], to be shown with its help.
 ///
 /// # Cancel safety
-/// Nothing is changed by any command.
+/// Nothing is changed by any command but `l2 move`.
 pub async fn execute<I, T>(args: I, now: Timestamp) -> Result<Output, CliError>
 where
     I: IntoIterator<Item = T>,
     T: Into<std::ffi::OsString> + Clone,
 {
+    execute_live(args, now, None).await
+}
+
+/// The same; what commands say while they run goes to `live`.
+///
+/// # Errors
+/// [`CliError`], to be shown with its help.
+///
+/// # Cancel safety
+/// As [`execute`].
+pub async fn execute_live<I, T>(
+    args: I,
+    now: Timestamp,
+    live: Option<cmd::Live>,
+) -> Result<Output, CliError>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<std::ffi::OsString> + Clone,
+{
     match Cli::try_parse_from(args) {
-        Ok(cli) => cmd::run(cli, now).await,
+        Ok(cli) => cmd::run(cli, now, live).await,
         Err(usage) => Ok(Output {
             exit_code: u8::try_from(usage.exit_code()).unwrap_or(2),
             is_error: usage.use_stderr(),

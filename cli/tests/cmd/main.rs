@@ -33,7 +33,7 @@ async fn ask(line: &str) -> Result<Output, CliError> {
     let dir = TempDir::new().unwrap();
     let socket = dir.path().join("lb1.sock");
     let listener = UnixListener::bind(&socket).unwrap();
-    let router = Router::new().route("/v1/{*path}", get(file));
+    let router = Router::new().route("/v1/{*path}", get(file).post(file));
     let server = axum::serve(listener, router).into_future();
     let args: Vec<String> = ["fairlead".to_owned()]
         .into_iter()
@@ -73,6 +73,28 @@ async fn l2_list() {
 }
 
 #[tokio::test]
+async fn l2_history() {
+    insta::assert_snapshot!(text("l2 history").await);
+    let one = text("l2 history 192.0.2.2").await;
+    assert_eq!(one.lines().count(), 2, "{one}");
+}
+
+#[tokio::test]
+async fn l2_watch_shows_each_change_once() {
+    assert_eq!(text("l2 watch --for 1").await, "", "nothing is new");
+    let all = text("l2 watch --all --for 1 192.0.2.1").await;
+    assert_eq!(all.matches("192.0.2.1").count(), 2, "{all}");
+}
+
+#[tokio::test]
+async fn l2_move_shows_where_the_address_is_now() {
+    let said = text("l2 move 192.0.2.1 lb2").await;
+    assert!(said.contains("192.0.2.1") && said.contains("lb2"), "{said}");
+    let output = ask("l2 move 192.0.2.1 no_name").await.unwrap();
+    assert!(output.exit_code == 2 && output.text.contains("no_name"));
+}
+
+#[tokio::test]
 async fn l2_list_as_yaml() {
     insta::assert_snapshot!(text("l2 list -o yaml").await);
 }
@@ -84,6 +106,8 @@ async fn every_view_survives_json() {
         ("service list -o json", "services"),
         ("ippool list -o json", "ippools"),
         ("l2 list -o json", "l2"),
+        ("l2 history -o json", "l2_history"),
+        ("l2 move 192.0.2.1 lb2 -o json", "l2_move"),
         ("explain svc shop/web -o json", "explain_shop_web"),
     ] {
         let file = format!("{}/tests/cmd/agent/{file}.json", env!("CARGO_MANIFEST_DIR"));
