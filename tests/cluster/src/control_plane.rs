@@ -205,10 +205,10 @@ impl ControlPlane {
         self.api = None;
     }
 
-    /// Stops the API server as an upgrade would.
+    /// Stops the API server as an upgrade would: it closes watches one by one for a while, and what it has then not ended is cut.
     pub fn stop_api(&mut self) -> anyhow::Result<()> {
         let api = self.api.take();
-        api.map_or(Ok(()), |api| api.stop(Duration::from_secs(20)))
+        api.map_or(Ok(()), |api| api.stop(Duration::from_secs(5)))
     }
 
     /// Starts the API server and waits until it is ready.

@@ -13,7 +13,6 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use fairlead_lab::drive::view::{self, NodeView};
@@ -384,6 +383,3 @@ fn bin_dir() -> anyhow::Result<PathBuf> {
     }
     Ok(dir.to_owned())
 }
-
-/// A patience for what must not take long.
-pub const SOON: Duration = Duration::from_secs(15);
