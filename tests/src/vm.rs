@@ -1,10 +1,7 @@
-//! An emulated machine with another kernel: one program in an initial file system, its verdict on the serial line.
-//!
-//! The kernel is the distribution's package, fetched once into the cache. Nothing is skipped: what is missing is an error that names it.
+//! An emulated machine with another kernel: one program, or this machine's whole file system, and what it printed on the serial line.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,153 +10,227 @@ use anyhow::{Context, bail, ensure};
 
 use crate::netns::run;
 
-/// A kernel image of the 6.1 series: `FAIRLEAD_KERNEL_6_1`, the cache, or Debian 12's package.
-pub fn kernel_6_1() -> anyhow::Result<PathBuf> {
-    if let Some(named) = std::env::var_os("FAIRLEAD_KERNEL_6_1") {
-        return Ok(PathBuf::from(named));
-    }
-    let directory = cache()
-        .context("no cache directory: set FAIRLEAD_CACHE or HOME")?
-        .join("kernel-6.1");
-    if let Some(image) = image_in(&directory) {
-        return Ok(image);
-    }
-    fetch(&directory).context(
-        "Linux 6.1 could not be fetched: on another distribution than Debian 12 name an image in FAIRLEAD_KERNEL_6_1",
-    )?;
-    image_in(&directory).context("the package holds no /boot/vmlinuz-6.1.*")
+mod kernel;
+mod newc;
+
+pub use kernel::Kernel;
+use newc::Newc;
+
+/// What the first program needs to reach this machine's files.
+const TO_REACH_FILES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
+/// Before the exit status of what ran on this machine's files.
+const ENDED: &str = "the command ended with";
+
+/// An emulated machine before it is switched on.
+#[derive(Debug)]
+pub struct Machine {
+    kernel: Kernel,
+    initramfs: tempfile::NamedTempFile,
+    /// Folders of this machine that it sees, by tag.
+    shares: Vec<(&'static str, PathBuf)>,
+    mebibytes: u32,
 }
 
-fn cache() -> Option<PathBuf> {
-    let under = |variable: &str, rest: &str| {
-        std::env::var_os(variable).map(|base| PathBuf::from(base).join(rest))
-    };
-    under("FAIRLEAD_CACHE", "")
-        .or_else(|| under("XDG_CACHE_HOME", "fairlead"))
-        .or_else(|| under("HOME", ".cache/fairlead"))
-}
+// === impl Machine ===
 
-fn image_in(directory: &Path) -> Option<PathBuf> {
-    let boot = fs::read_dir(directory.join("boot")).ok()?;
-    boot.filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .find(|path| {
-            path.file_name()
-                .and_then(OsStr::to_str)
-                .is_some_and(|name| name.starts_with("vmlinuz-6.1."))
-        })
-}
-
-fn fetch(directory: &Path) -> anyhow::Result<()> {
-    let depends = run(&["apt-cache", "depends", "linux-image-amd64"])?;
-    let package = depends
-        .split_whitespace()
-        .find(|word| word.starts_with("linux-image-6.1."))
-        .with_context(|| {
-            format!(
-                "linux-image-amd64 is not of the 6.1 series here: {}",
-                depends.trim()
-            )
-        })?
-        .to_owned();
-    fs::create_dir_all(directory)?;
-    let download = Command::new("apt-get")
-        .args(["-qq", "-o", "APT::Sandbox::User=root", "download", &package])
-        .current_dir(directory)
-        .status()
-        .context("start apt-get")?;
-    ensure!(
-        download.success(),
-        "apt-get download {package}: {download} (is `apt-get update` recent?)"
-    );
-    let archive = fs::read_dir(directory)?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .find(|path| path.extension() == Some(OsStr::new("deb")))
-        .context("apt-get left no package")?;
-    let (archive_text, unpacked) = (archive.display().to_string(), directory.join("unpacked"));
-    run(&[
-        "dpkg-deb",
-        "-x",
-        &archive_text,
-        &unpacked.display().to_string(),
-    ])?;
-    fs::rename(unpacked.join("boot"), directory.join("boot"))?;
-    // Only the image is of use here; modules and package are several hundred megabytes.
-    fs::remove_dir_all(&unpacked)?;
-    fs::remove_file(&archive)?;
-    Ok(())
-}
-
-/// An initial file system with `program` as the first process, and the libraries that it needs.
-pub fn initramfs(program: &Path) -> anyhow::Result<Vec<u8>> {
-    let mut archive = Newc::default();
-    for directory in [
-        "proc",
-        "sys",
-        "dev",
-        "lib64",
-        "lib",
-        "lib/x86_64-linux-gnu",
-        "usr",
-        "usr/lib",
-    ] {
-        archive.directory(directory);
-    }
-    archive.file("init", &fs::read(program)?);
-    for library in run(&["ldd", &program.display().to_string()])?.lines() {
-        // `name => /path (address)` or `/path (address)`; the kernel's own has no path.
-        if let Some(path) = library
-            .split_whitespace()
-            .find(|word| word.starts_with('/'))
-        {
-            archive.directories_of(path);
-            archive.file(path.trim_start_matches('/'), &fs::read(path)?);
+impl Machine {
+    /// One whose first process is `program`, with the libraries that it needs and nothing else. It switches the machine off.
+    ///
+    /// # Errors
+    /// A file cannot be read or written.
+    pub fn with_program(kernel: &Kernel, program: &Path) -> anyhow::Result<Self> {
+        let mut archive = Newc::default();
+        for directory in ["proc", "sys", "dev", "lib64", "usr"] {
+            archive.directory(directory);
         }
+        archive.file("init", &fs::read(program)?);
+        for library in run(&["ldd", &program.display().to_string()])?.lines() {
+            // `name => /path (address)` or `/path (address)`; the kernel's own has no path.
+            if let Some(path) = library
+                .split_whitespace()
+                .find(|word| word.starts_with('/'))
+            {
+                archive.directories_of(path);
+                archive.file(path.trim_start_matches('/'), &fs::read(path)?);
+            }
+        }
+        Self::new(kernel, archive, Vec::new(), 1024)
     }
-    Ok(archive.finish())
+
+    /// One that sees this machine's files, changes to them its own, and runs `command` in `folder`.
+    ///
+    /// # Errors
+    /// No static `busybox`, or a file that cannot be read or written.
+    pub fn with_files(kernel: &Kernel, folder: &Path, command: &[String]) -> anyhow::Result<Self> {
+        let busybox = run(&["sh", "-c", "command -v busybox"])
+            .context("busybox is not installed: apt-get install busybox-static")?;
+        let mut archive = Newc::default();
+        for directory in ["bin", "dev", "files", "layer", "modules", "new", "proc"] {
+            archive.directory(directory);
+        }
+        archive.file("bin/busybox", &fs::read(busybox.trim())?);
+        let mut load = String::new();
+        for file in kernel.files_of(&TO_REACH_FILES)? {
+            let name = file.file_name().context("a module has a name")?;
+            let inside = format!("modules/{}", name.display());
+            archive.file(&inside, &fs::read(&file)?);
+            load += &format!("insmod /{inside}\n");
+        }
+        let words: Vec<String> = command.iter().map(|word| quoted(word)).collect();
+        let start = format!(
+            "cd {} && {}",
+            quoted(&folder.display().to_string()),
+            words.join(" ")
+        );
+        archive.file("command", start.as_bytes());
+        archive.file("init", first_script(&load, &kernel.release()).as_bytes());
+        let shares = vec![
+            ("files", PathBuf::from("/")),
+            ("modules", kernel.modules.clone()),
+        ];
+        Self::new(kernel, archive, shares, 3072)
+    }
+
+    fn new(
+        kernel: &Kernel,
+        archive: Newc,
+        shares: Vec<(&'static str, PathBuf)>,
+        mebibytes: u32,
+    ) -> anyhow::Result<Self> {
+        let initramfs = tempfile::NamedTempFile::new()?;
+        fs::write(initramfs.path(), archive.finish())?;
+        Ok(Self {
+            kernel: kernel.clone(),
+            initramfs,
+            shares,
+            mebibytes,
+        })
+    }
+
+    /// Boots, hands each line to `hear`, waits until the machine switches itself off, and returns what it printed.
+    ///
+    /// # Errors
+    /// No emulator, or the machine still runs after `patience`.
+    pub fn boot(
+        &self,
+        patience: Duration,
+        mut hear: impl FnMut(&str) + Send + 'static,
+    ) -> anyhow::Result<String> {
+        let mut machine = self.command().spawn();
+        let machine = machine.as_mut().map_err(|e| {
+            anyhow::anyhow!("start qemu-system-x86_64 (package qemu-system-x86): {e}")
+        })?;
+        let serial = machine.stdout.take().context("no serial line")?;
+        let reader = std::thread::spawn(move || {
+            let mut text = String::new();
+            for line in BufReader::new(serial).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line);
+                hear(line.trim_end());
+                text += line.trim_end();
+                text.push('\n');
+            }
+            text
+        });
+        let in_time = wait(machine, patience)?;
+        let text = reader
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        if !in_time {
+            bail!("the machine did not switch off within {patience:?}; it printed:\n{text}");
+        }
+        Ok(text)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
+            .args(["-m", &self.mebibytes.to_string()])
+            .args(["-display", "none", "-serial", "stdio"])
+            .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+            .args([
+                "-append",
+                "console=ttyS0 quiet panic=-1 mitigations=off tsc=unstable",
+            ])
+            .arg("-kernel")
+            .arg(&self.kernel.image)
+            .arg("-initrd")
+            .arg(self.initramfs.path());
+        for (tag, folder) in &self.shares {
+            let path = folder.display();
+            command.args([
+                "-fsdev",
+                &format!(
+                    "local,id={tag},path={path},security_model=none,readonly=on,multidevs=remap"
+                ),
+                "-device",
+                &format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}"),
+            ]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+    }
 }
 
-/// Boots `kernel` with `initramfs`, waits until the machine switches itself off, and returns what it printed.
-pub fn boot(kernel: &Path, initramfs: &Path, patience: Duration) -> anyhow::Result<String> {
-    let mut machine = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg", "-cpu", "max", "-m", "1024", "-smp", "1"])
-        .args([
-            "-display",
-            "none",
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-serial",
-            "stdio",
-        ])
-        .args([
-            "-append",
-            "console=ttyS0 quiet panic=-1 mitigations=off tsc=unstable",
-        ])
-        .arg("-kernel")
-        .arg(kernel)
-        .arg("-initrd")
-        .arg(initramfs)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("start qemu-system-x86_64 (package qemu-system-x86)")?;
-    let mut serial = machine.stdout.take().context("no serial line")?;
-    let reader = std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let result = serial.read_to_end(&mut bytes);
-        (String::from_utf8_lossy(&bytes).into_owned(), result)
-    });
-    let in_time = wait(&mut machine, patience)?;
-    let (text, read) = reader
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    read.context("read the serial line")?;
-    if !in_time {
-        bail!("the machine did not switch off within {patience:?}; it printed:\n{text}");
-    }
+/// Runs a command on this machine's files under another kernel; its output, if it succeeded.
+///
+/// # Errors
+/// It failed, or the machine did.
+pub fn run_under(
+    kernel: &Kernel,
+    folder: &Path,
+    command: &[String],
+    patience: Duration,
+    hear: impl FnMut(&str) + Send + 'static,
+) -> anyhow::Result<String> {
+    let text = Machine::with_files(kernel, folder, command)?.boot(patience, hear)?;
+    let ended = text.lines().find_map(|line| line.split_once(ENDED));
+    let (_, status) = ended.with_context(|| format!("the machine ended before it:\n{text}"))?;
+    ensure!(
+        status.trim() == "0",
+        "{} ended with {} on Linux {}:\n{text}",
+        command.join(" "),
+        status.trim(),
+        kernel.release()
+    );
     Ok(text)
+}
+
+/// Mounts this machine's files below a layer in memory, and starts `/command` on them.
+fn first_script(load: &str, release: &str) -> String {
+    let share = "9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose";
+    format!(
+        "#!/bin/busybox sh
+set -e
+for name in mount insmod mkdir cat switch_root; do /bin/busybox ln -s busybox /bin/$name; done
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+{load}mount -t {share} files /files
+mount -t tmpfs layer /layer
+mkdir /layer/changes /layer/work
+mount -t overlay -o lowerdir=/files,upperdir=/layer/changes,workdir=/layer/work new /new
+mount -t proc proc /new/proc
+mount -t sysfs sys /new/sys
+mount -t devtmpfs dev /new/dev
+mount -t tmpfs run /new/run
+mount -t tmpfs tmp /new/tmp
+mkdir -p /new/lib/modules/{release}
+mount -t {share} modules /new/lib/modules/{release}
+export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin COMMAND=\"$(cat /command)\"
+exec switch_root /new /bin/sh -c '
+    uname -sr
+    ip link set lo up
+    sh -c \"$COMMAND\"
+    echo \"{ENDED} $?\"
+    echo o > /proc/sysrq-trigger
+    read -r _ < /dev/zero'
+"
+    )
+}
+
+/// One word for a shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// Waits for the process; kills it when patience ends.
@@ -176,74 +247,4 @@ fn wait(machine: &mut Child, patience: Duration) -> anyhow::Result<bool> {
     machine.kill()?;
     machine.wait()?;
     Ok(false)
-}
-
-/// A cpio archive of the `newc` kind (kernel: Documentation/driver-api/early-userspace/buffer-format.rst).
-#[derive(Default)]
-struct Newc {
-    bytes: Vec<u8>,
-    n_entries: u32,
-    directories: std::collections::BTreeSet<String>,
-}
-
-impl Newc {
-    const DIRECTORY: u32 = 0o040_755;
-    const FILE: u32 = 0o100_755;
-
-    fn directory(&mut self, name: &str) {
-        if self.directories.insert(name.to_owned()) {
-            self.entry(name, Self::DIRECTORY, &[]);
-        }
-    }
-
-    fn directories_of(&mut self, path: &str) {
-        let path = path.trim_start_matches('/');
-        for (end, _) in path.match_indices('/') {
-            self.directory(&path[..end]);
-        }
-    }
-
-    fn file(&mut self, name: &str, content: &[u8]) {
-        self.entry(name, Self::FILE, content);
-    }
-
-    fn entry(&mut self, name: &str, mode: u32, content: &[u8]) {
-        self.n_entries += 1;
-        let size = u32::try_from(content.len()).expect("files are below 4 GiB");
-        let name_size = u32::try_from(name.len() + 1).expect("names are short");
-        // inode, mode, uid, gid, links, mtime, size, device and special device (major, minor), name size, checksum.
-        let fields = [
-            self.n_entries,
-            mode,
-            0,
-            0,
-            1,
-            0,
-            size,
-            0,
-            0,
-            0,
-            0,
-            name_size,
-            0,
-        ];
-        self.bytes.extend(b"070701");
-        for field in fields {
-            self.bytes.extend(format!("{field:08X}").bytes());
-        }
-        self.bytes.extend(name.bytes());
-        self.bytes.push(0);
-        self.pad();
-        self.bytes.extend(content);
-        self.pad();
-    }
-
-    fn pad(&mut self) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-    }
-
-    fn finish(mut self) -> Vec<u8> {
-        self.entry("TRAILER!!!", 0, &[]);
-        self.bytes
-    }
 }

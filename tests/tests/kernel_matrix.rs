@@ -4,11 +4,12 @@
     reason = "helpers of tests fail as tests do: at once, and where it happened"
 )]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fairlead_tests::netns::Netns;
-use fairlead_tests::{require_root, vm};
+use fairlead_tests::require_root;
+use fairlead_tests::vm::{self, Kernel, Machine};
 
 /// The emulated machine boots in about 20 s where nothing else runs; verifying under emulation is slow.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -54,11 +55,47 @@ fn programs_run_on_this_kernel() {
 #[test]
 fn programs_run_on_linux_6_1() {
     require_root();
-    let kernel = vm::kernel_6_1().unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let initramfs = directory.path().join("initramfs");
-    std::fs::write(&initramfs, vm::initramfs(Path::new(SMOKE)).unwrap()).unwrap();
-    let text = vm::boot(&kernel, &initramfs, PATIENCE).unwrap();
+    let kernel = Kernel::linux_6_1().unwrap();
+    let machine = Machine::with_program(&kernel, Path::new(SMOKE)).unwrap();
+    let text = machine.boot(PATIENCE, |_| {}).unwrap();
     assert_all_ran(&text, "6.1.");
+    println!("{text}");
+}
+
+/// The whole of it with the binaries that `./x build` makes: lab, appliances, requests, failover.
+#[test]
+fn the_main_job_is_done_on_linux_6_1() {
+    require_root();
+    let lab = Path::new(SMOKE).with_file_name("fairlead-lab");
+    assert!(lab.exists(), "{} is missing: run ./x build", lab.display());
+    let command = [
+        lab.display().to_string(),
+        "run".into(),
+        "main".into(),
+        "--once".into(),
+        "-o".into(),
+        "json".into(),
+    ];
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let kernel = Kernel::linux_6_1().unwrap();
+    let text = vm::run_under(&kernel, &root, &command, PATIENCE, |_| {}).unwrap();
+    assert!(text.contains("Linux 6.1."), "{text}");
+    let summary = text.lines().find(|line| line.starts_with('{')).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(summary).unwrap();
+    let counts = |name: &str| summary[name].as_u64();
+    assert_eq!(
+        (counts("requests"), counts("failed")),
+        (Some(1000), Some(0)),
+        "{text}"
+    );
+    assert_eq!(
+        (counts("connections"), counts("broken")),
+        (Some(200), Some(0)),
+        "{text}"
+    );
+    assert!(
+        summary["dark_ms"].as_f64().is_some_and(|dark| dark > 0.0),
+        "{text}"
+    );
     println!("{text}");
 }
