@@ -52,7 +52,10 @@ impl Rules {
 
     /// Whether a PUT creates what is not there.
     pub(crate) const fn put_creates(self) -> bool {
-        matches!(self, Self::Event | Self::NewEvent | Self::Lease)
+        matches!(
+            self,
+            Self::Service | Self::Event | Self::NewEvent | Self::Lease
+        )
     }
 
     /// Whether a status update may also change labels and annotations: so it is with the built-in kinds.

@@ -352,7 +352,9 @@ fn update(
             warnings,
         });
     }
-    if kind.rules.has_generation() && admit::desired_differs(served, &new, &old) {
+    let relabelled = kind.rules == Rules::EndpointSlice
+        && new["metadata"].get("labels") != old["metadata"].get("labels");
+    if kind.rules.has_generation() && (relabelled || admit::desired_differs(served, &new, &old)) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         object::set_meta(&mut new, "generation", generation);
     }

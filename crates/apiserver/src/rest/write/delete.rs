@@ -98,6 +98,10 @@ pub(crate) async fn delete(
     let kind = &served.kind;
     Ok(match api.write(op, dry_run).await? {
         Outcome::Object { object, .. } => respond(StatusCode::OK, &view(served, &object)),
+        // As Kubernetes has it: of these the object as it was, of all others a Status.
+        Outcome::Deleted(last) if kind.rules == Rules::Service => {
+            respond(StatusCode::OK, &view(served, &last))
+        }
         Outcome::Deleted(last) => {
             let gone = status::deleted(
                 &kind.plural,
