@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use fairlead_api::names;
+use fairlead_api::{names, watch::feed::Refusals};
 use fairlead_model::{MacAddr, NodeName, ServiceName, Vip};
 use fairlead_rt::{BoxError, CancellationToken};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -22,6 +22,8 @@ use tracing::debug;
 
 use crate::status::L2Status;
 
+/// What is done here, in a refusal.
+const WHAT: &str = "write Events of address conflicts";
 /// One API call.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Events of one change: a station that claims a whole range is one finding.
@@ -70,6 +72,7 @@ pub async fn run(
     };
     let recorder = Recorder::new(client, reporter);
     let mut said = Conflicts::new();
+    let mut refusals = Refusals::default();
     loop {
         let now = conflicts(&status.borrow_and_update());
         for (service, note) in begun(&said, &now) {
@@ -77,8 +80,8 @@ pub async fn run(
             let publish = tokio::time::timeout(DEADLINE, recorder.publish(&event, &subject));
             match stop.run_until_cancelled(publish).await {
                 None => return Ok(()),
-                Some(Ok(Ok(()))) => {}
-                Some(Ok(Err(error))) => debug!(svc = %service, error = %error, "Event not written"),
+                Some(Ok(Ok(()))) => refusals.worked(WHAT),
+                Some(Ok(Err(error))) => refusals.failed(WHAT, &error),
                 Some(Err(_elapsed)) => debug!(svc = %service, "no answer, the Event is left out"),
             }
         }
