@@ -84,9 +84,9 @@ pub async fn watch(
                 found.send_if_modified(|before| {
                     let differs = **before != *now;
                     if differs {
-                        now.iter().for_each(
-                            |one| warn!(vip = %one.vip, reason = one.reason(), "{}", one.message()),
-                        );
+                        for one in &now {
+                            warn!(vip = %one.vip, reason = one.reason(), "{}", one.message());
+                        }
                         *before = now.into();
                     }
                     differs

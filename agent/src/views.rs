@@ -160,9 +160,14 @@ impl Views {
         Arc::clone(&self.snapshot.borrow())
     }
 
-    /// What this node says on objects; nothing before it has seen a snapshot and programmed it.
+    /// What this node says on objects; nothing before it has seen a snapshot, programmed it, and tried every interface. A node that
+    /// cannot attach anywhere has all the more to say.
     pub fn spoken(&self) -> BTreeMap<ServiceName, Vec<Wanted>> {
-        if self.not_ready().is_some() {
+        let is_tried = |i: &InterfaceView| i.xdp != "none" || i.problem.is_some();
+        let is_new = self.snapshot.borrow().generation.0 == 0
+            || self.lb.programmed().is_none()
+            || !self.interfaces.borrow().iter().all(is_tried);
+        if is_new {
             return BTreeMap::new();
         }
         let (snapshot, rows, problems) = (self.snapshot(), self.l2(), self.lb.problems());

@@ -46,6 +46,16 @@ pub struct Row {
     pub operator: Treatment,
 }
 
+impl Reader {
+    /// The other one, who reads the same ConfigMap.
+    const fn other(self) -> Self {
+        match self {
+            Self::Agent => Self::Operator,
+            Self::Operator => Self::Agent,
+        }
+    }
+}
+
 impl Row {
     /// What it means to `reader`.
     pub const fn to(&self, reader: Reader) -> Treatment {
@@ -90,7 +100,7 @@ pub fn treatment(reader: Reader, key: &str) -> Option<Treatment> {
         .map(|row| row.to(reader))
 }
 
-/// Judges the keys of a ConfigMap. Returns those that are ignored, each with the reason.
+/// Judges the keys of a ConfigMap. Returns those that nobody reads and that are ignored, each with the reason.
 ///
 /// # Errors
 /// [`RefusedKeys`] names every key that asks for what is not here, and every unknown one.
@@ -108,6 +118,8 @@ pub fn judge(
         let value = value.trim();
         match treatment(reader, key) {
             Some(Treatment::Read) => {}
+            Some(Treatment::Ignored(_))
+                if treatment(reader.other(), key) == Some(Treatment::Read) => {}
             Some(Treatment::Ignored(why)) => ignored.push((key.clone(), why)),
             _ if waived.contains(&key.as_str()) => {
                 ignored.push((key.clone(), "named in fairlead-ignore-keys"));
