@@ -357,7 +357,7 @@ fn capabilities() -> anyhow::Result<String> {
     let list = list.context("the agent's container adds capabilities")?;
     let names = list.trim_end_matches(']').split(", ");
     Ok(names
-        .map(|name| format!(",+{}", name.to_lowercase()))
+        .map(|name| [",+", &name.to_lowercase()].concat())
         .collect())
 }
 

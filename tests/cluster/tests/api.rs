@@ -1,6 +1,12 @@
 //! The embedded API and the real kube-apiserver, asked the same: answers agree in code, reason and object, save for what
 //! `api/differences.rs` lists and explains.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    reason = "a test that cannot go on should end there; tables of `json!` are read more easily without `&`"
+)]
+
 #[path = "api/compare.rs"]
 mod compare;
 #[path = "api/differences.rs"]

@@ -1,5 +1,10 @@
 //! The control plane itself: it starts, refuses who has no rights, goes back in time, and leaves nothing behind.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should end there"
+)]
+
 use std::fs;
 
 use fairlead_cluster::{ControlPlane, client};

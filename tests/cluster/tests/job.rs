@@ -1,6 +1,11 @@
 //! The main job on a real control plane: two operators, an agent on each node, permissions of `deploy/plain`, kubectl as the
 //! user's tool, and the example manifests as they are.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should end there"
+)]
+
 use fairlead_cluster::repository;
 use fairlead_cluster::site::{NAMESPACE, Program, Site};
 use fairlead_lab::drive::{INTERFACE, NODES};

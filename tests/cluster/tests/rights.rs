@@ -2,6 +2,11 @@
 //! reason `Forbidden`, the verb and the resource. No other line complains. So nothing is granted that is not used, and nothing
 //! that is refused is silent.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should end there"
+)]
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -226,7 +231,7 @@ const ROUNDS: &[Round] = &[
         },
     ),
     operator(&["create ippoolusages"], |site| {
-        kubectl(site, &["delete", "ippoolusages", "--all"])
+        kubectl(site, &["delete", "ippoolusages", "--all"]);
     }),
     Round {
         during: |site| {
@@ -254,7 +259,7 @@ const ROUNDS: &[Round] = &[
                 NAMESPACE,
                 "--ignore-not-found",
             ],
-        )
+        );
     }),
     operator(&["patch leases"], NOTHING),
     installing(&["get customresourcedefinitions"], NOTHING),
