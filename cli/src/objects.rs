@@ -179,7 +179,7 @@ async fn client(path: &Path) -> Result<kube::Client, CliError> {
 
 async fn ask(client: &kube::Client, path: &str, accept: &str) -> Result<Value, CliError> {
     let failed = |error: kube::Error| refused(path)(error);
-    let mut request = Request::new("")
+    let mut request = Request::new("/")
         .list(&ListParams::default())
         .map_err(|error| failed(kube::Error::BuildRequest(error)))?;
     *request.uri_mut() = path.parse().map_err(|_not_a_path| CliError::NoSuchKind {

@@ -1,5 +1,6 @@
 //! `fairlead apply`.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use kube::api::{Patch, PatchParams, PostParams, ValidationDirective};
@@ -55,14 +56,13 @@ pub async fn run(objects: &Objects, args: &Args) -> Result<Output, CliError> {
             Err(unknown) => (text(manifest, "/metadata/name").to_owned(), Err(unknown)),
         };
         match outcome {
-            Ok(word) => output.text.push_str(&format!("{title} {word}{suffix}\n")),
+            Ok(word) => writeln!(output.text, "{title} {word}{suffix}"),
             Err(error) => {
                 output.exit_code = 1;
-                output
-                    .text
-                    .push_str(&format!("{title} refused: {}\n", error.why()));
+                writeln!(output.text, "{title} refused: {}", error.why())
             }
         }
+        .expect("writing to a String cannot fail");
     }
     Ok(output)
 }

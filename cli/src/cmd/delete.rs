@@ -1,5 +1,6 @@
 //! `fairlead delete`.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -79,14 +80,13 @@ pub async fn run(objects: &Objects, args: &Args) -> Result<Output, CliError> {
     for doomed in &doomed(objects, args)? {
         let title = format!("{}/{}", doomed.kind.title(), doomed.name);
         match delete(objects, doomed, args).await {
-            Ok(word) => output.text.push_str(&format!("{title} {word}\n")),
+            Ok(word) => writeln!(output.text, "{title} {word}"),
             Err(error) => {
                 output.exit_code = 1;
-                output
-                    .text
-                    .push_str(&format!("{title} refused: {}\n", error.why()));
+                writeln!(output.text, "{title} refused: {}", error.why())
             }
         }
+        .expect("writing to a String cannot fail");
     }
     Ok(output)
 }
