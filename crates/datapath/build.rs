@@ -54,7 +54,8 @@ fn run() -> Result<(), Box<dyn Error>> {
         "kern/Cargo.toml",
         "kern/Cargo.lock",
     ] {
-        println!("cargo::rerun-if-changed={}", bpf.join(part).display());
+        // Relative: checkouts may share a target folder, and each must look at its own sources.
+        println!("cargo::rerun-if-changed=../../bpf/{part}");
     }
     for variable in ["FAIRLEAD_BPF_LINKER", "FAIRLEAD_CACHE"] {
         println!("cargo::rerun-if-env-changed={variable}");
