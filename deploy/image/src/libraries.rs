@@ -1,7 +1,7 @@
 //! What binaries load, and which Debian packages it comes from.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -81,10 +81,9 @@ fn listed(text: &str) -> Result<Vec<PathBuf>> {
 pub fn packages(files: &BTreeSet<PathBuf>) -> Result<Vec<Package>> {
     let mut found = BTreeMap::new();
     for file in files {
-        let name = owner(file)?;
-        if !found.contains_key(&name) {
-            let package = package(&name)?;
-            found.insert(name, package);
+        if let Entry::Vacant(new) = found.entry(owner(file)?) {
+            let package = package(new.key())?;
+            new.insert(package);
         }
     }
     Ok(found.into_values().collect())

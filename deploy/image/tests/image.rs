@@ -1,6 +1,7 @@
 //! The image as a runtime sees it: digests, configuration, and programs that run with nothing but what is in it.
 //!
 //! Needs root (chroot) and the binaries that `./x build` makes.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::{
     collections::BTreeMap,

@@ -1,8 +1,10 @@
 //! Beside another CNI, on a real control plane, with the ConfigMap of `deploy/plain`: addresses are announced, packets pass to rules as
 //! kube-proxy writes them, and what its kube-proxy or somebody's XDP program spoils is said on the Service.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -96,29 +98,30 @@ fn kube_proxy(vips: &[IpAddr]) -> String {
     );
     let mut services = String::new();
     for (n, (vip, backends)) in vips.iter().zip(BACKENDS).enumerate() {
-        let (family, port) = if vip.is_ipv4() {
-            ("ip", 80)
-        } else {
-            ("ip6", 80)
-        };
+        let family = if vip.is_ipv4() { "ip" } else { "ip6" };
         for (m, backend) in backends.iter().enumerate() {
             let to = if vip.is_ipv4() {
                 format!("{backend}:8080")
             } else {
                 format!("[{backend}]:8080")
             };
-            rules +=
-                &format!(" chain endpoint-{n}-{m} {{ meta l4proto tcp dnat {family} to {to}; }}\n");
+            let dnat = format!("meta l4proto tcp dnat {family} to {to};");
+            writeln!(rules, " chain endpoint-{n}-{m} {{ {dnat} }}").unwrap();
         }
-        rules += &format!(
-            " chain external-{n} {{ counter name dialled; jump mark-for-masquerade; numgen random mod 3 vmap {{ 0 : goto endpoint-{n}-0, 1 : goto endpoint-{n}-1, 2 : goto endpoint-{n}-2 }}; }}\n"
+        let choice = format!(
+            "numgen random mod 3 vmap {{ 0 : goto endpoint-{n}-0, 1 : goto endpoint-{n}-1, 2 : goto endpoint-{n}-2 }};"
         );
-        services += &format!(" {family} daddr {vip} tcp dport {port} goto external-{n};");
-    }
-    rules
-        + &format!(
-            " chain prerouting {{ type nat hook prerouting priority dstnat;{services} }}\n}}\n"
+        let external = format!("counter name dialled; jump mark-for-masquerade; {choice}");
+        writeln!(rules, " chain external-{n} {{ {external} }}").unwrap();
+        write!(
+            services,
+            " {family} daddr {vip} tcp dport 80 goto external-{n};"
         )
+        .unwrap();
+    }
+    let hook = "type nat hook prerouting priority dstnat;";
+    writeln!(rules, " chain prerouting {{ {hook}{services} }}\n}}").unwrap();
+    rules
 }
 
 /// Makes a node as a cluster with kube-proxy makes it.
