@@ -12,18 +12,15 @@ pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration
 ///
 /// The annotation is left out of what it records, as by kubectl.
 pub fn recorded(manifest: &Value) -> Value {
-    let mut plain = manifest.clone();
-    if let Some(annotations) = plain
-        .pointer_mut("/metadata/annotations")
-        .and_then(Value::as_object_mut)
-    {
-        annotations.remove(LAST_APPLIED);
-    }
-    let record = format!("{plain}\n");
-    let mut recorded = plain;
+    let mut recorded = manifest.clone();
+    // Also where there are none: so kubectl writes its record.
     if !recorded["metadata"]["annotations"].is_object() {
         recorded["metadata"]["annotations"] = json!({});
     }
+    if let Some(annotations) = recorded["metadata"]["annotations"].as_object_mut() {
+        annotations.remove(LAST_APPLIED);
+    }
+    let record = format!("{recorded}\n");
     recorded["metadata"]["annotations"][LAST_APPLIED] = json!(record);
     recorded
 }
@@ -94,9 +91,9 @@ mod tests {
 
     #[test]
     fn a_manifest_carries_itself() {
-        let manifest = json!({"kind": "A", "metadata": {"name": "a"}});
-        let once = recorded(&manifest);
-        assert_eq!(last_applied(&once), Some(manifest));
+        let once = recorded(&json!({"kind": "A", "metadata": {"name": "a"}}));
+        let record = json!({"kind": "A", "metadata": {"annotations": {}, "name": "a"}});
+        assert_eq!(last_applied(&once), Some(record));
         assert_eq!(recorded(&once), once, "the record is no part of itself");
     }
 
