@@ -248,7 +248,7 @@ pub struct InUse {
     pub range: IpRange,
     /// What for.
     pub kind: InUseKind,
-    /// The node that says so.
+    /// Who says so, as in `address of ...`.
     pub owner: String,
 }
 
@@ -379,4 +379,4 @@ mod props;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod world;
+pub(crate) mod world;

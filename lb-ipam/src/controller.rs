@@ -21,6 +21,7 @@ mod usage;
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -36,7 +37,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 
-use crate::alloc::Settings;
+use crate::alloc::{Settings, engine::Engine};
 use state::{Key, State, Verb, Written};
 use write::Fault;
 
@@ -74,6 +75,13 @@ impl Controller {
             events: BTreeMap::new(),
             client,
         }
+    }
+
+    /// Routers that are known here and on no Node: blocks that hold one are refused.
+    #[must_use]
+    pub fn with_gateways(mut self, gateways: &[IpAddr]) -> Self {
+        self.state.set_gateways(gateways);
+        self
     }
 
     /// Runs until `stop` fires; then writes under way are waited for, so that none lands after the next leader began.
@@ -131,9 +139,13 @@ impl Controller {
         while let Some(Some(answer)) = self.writes.next().now_or_never() {
             self.take_answer(answer);
         }
-        let Some(mut engine) = self.state.take_engine() else {
-            return;
-        };
+        // A run may end what it was told of an edit, which is one small run more.
+        while let Some(engine) = self.state.take_engine() {
+            self.run_engine(engine).await;
+        }
+    }
+
+    async fn run_engine(&mut self, mut engine: Engine) {
         let begun = clock::now();
         let events = std::mem::take(&mut self.events);
         let (engine, delta) = if engine.n_due() <= INLINE {

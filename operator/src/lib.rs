@@ -13,9 +13,12 @@
 
 pub mod args;
 pub mod crds;
+pub mod gateways;
 pub mod leader;
 pub mod serve;
 pub mod table_size;
+
+use std::net::IpAddr;
 
 use anyhow::Context as _;
 use fairlead_api::watch::SnapshotSource;
@@ -32,6 +35,8 @@ pub struct Config {
     pub node_ipam: Option<Settings>,
     /// The length of Maglev tables that Services without one get (`bpf-lb-maglev-table-size`); `None` = by their backends.
     pub table_size: Option<u32>,
+    /// Routers of this machine, beside those that Nodes name: see [`gateways::own`].
+    pub gateways: Vec<IpAddr>,
     /// Where its metrics are registered.
     pub metrics: Metrics,
 }
@@ -47,6 +52,7 @@ impl Config {
             }),
             node_ipam: None,
             table_size: None,
+            gateways: Vec::new(),
             metrics,
         }
     }
@@ -63,7 +69,8 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> any
     let mut tasks = Supervisor::new("operator", stop);
     let stop = tasks.token();
     if let Some(settings) = config.lb_ipam {
-        let controller = Controller::new(client.clone(), settings, &config.metrics);
+        let controller = Controller::new(client.clone(), settings, &config.metrics)
+            .with_gateways(&config.gateways);
         tasks.spawn("lb-ipam", controller.run(stop.clone()));
     }
     if let Some(settings) = config.node_ipam {

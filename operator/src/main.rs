@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use fairlead_operator::{Config, args::Cli, crds, leader, serve};
+use fairlead_operator::{Config, args::Cli, crds, gateways, leader, serve};
 use fairlead_rt::{BoxError, CancellationToken, Metrics, Supervisor};
 use kube::{
     Client,
@@ -40,6 +40,7 @@ async fn operate(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
         lb_ipam: options.lb_ipam,
         node_ipam: options.node_ipam,
         table_size: options.table_size,
+        gateways: gateways::own(),
         metrics: metrics.clone(),
     };
     let mut tasks = Supervisor::new("fairlead-operator", stop);

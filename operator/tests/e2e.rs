@@ -272,3 +272,71 @@ async fn an_edit_between_decision_and_write_is_decided_anew() {
     );
     lab.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_beyond_cilium_works_through_the_api() {
+    let mut lab = Lab::start(Refusals::default()).await;
+    lab.apply("{apiVersion: cilium.io/v2, kind: CiliumLoadBalancerIPPool, metadata: {name: p, annotations: {fairlead.io/sticky: 1h}}, spec: {blocks: [{cidr: 192.0.2.0/29}]}}").await;
+    lab.apply("{apiVersion: cilium.io/v2, kind: CiliumLoadBalancerIPPool, metadata: {name: q}, spec: {blocks: [{cidr: 198.51.100.0/29}]}}").await;
+    lab.apply("{apiVersion: fairlead.io/v1alpha1, kind: AddressReservation, metadata: {name: r}, spec: {blocks: [{start: 192.0.2.0}], service: {namespace: default, name: kept}}}").await;
+    lab.service("web", json!({})).await;
+    lab.shows("web", "192.0.2.1 True satisfied").await;
+    lab.service("kept", json!({})).await;
+    lab.shows("kept", "192.0.2.0 True satisfied").await;
+    lab.service("named", json!({})).await;
+    lab.annotate("named", "fairlead.io/ip-pool", "q").await;
+    lab.shows("named", "198.51.100.0 True satisfied").await;
+    // Sticky, also over a restart: who comes back gets its address back, though another came first.
+    lab.delete("web").await;
+    lab.usage("p", |status| {
+        status
+            .kept
+            .iter()
+            .any(|k| k.address == "192.0.2.1" && k.name == "web")
+    })
+    .await;
+    lab.stop_operator().await;
+    lab.start_operator();
+    lab.service("other", json!({})).await;
+    lab.shows("other", "192.0.2.2 True satisfied").await;
+    lab.service("web", json!({})).await;
+    lab.shows("web", "192.0.2.1 True satisfied").await;
+    // A node, and pods, inside a pool.
+    lab.node("n1", "198.51.100.3", "192.0.2.0/24").await;
+    lab.pool_shows("q", "fairlead.io/PoolInUse", "True address_in_use spec.blocks[0]: 198.51.100.0 - 198.51.100.7 holds 198.51.100.3, node address of node n1").await;
+    lab.service("late", json!({})).await;
+    lab.shows("late", " False no_pool").await;
+    lab.annotate_pool("p", "fairlead.io/allow-in-use", "pod")
+        .await;
+    lab.shows("late", "192.0.2.3 True satisfied").await;
+    lab.shows("named", "198.51.100.0 True satisfied").await;
+    lab.metric("cilium_operator_lbipam_ips_used{pool=\"p\"}")
+        .await;
+    lab.metric("cilium_operator_lbipam_event_processing_time_seconds_count{event=\"upsert\",resource=\"service\"}").await;
+    lab.metric("fairlead_lbipam_services_matching").await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_of_class_node_get_the_addresses_of_nodes() {
+    let mut lab = Lab::start(Refusals::default()).await;
+    lab.stop_operator().await;
+    lab.with_node_ipam(fairlead_lb_ipam::Settings::default());
+    lab.start_operator();
+    lab.node("n1", "10.0.0.1", "10.244.0.0/24").await;
+    lab.service(
+        "web",
+        json!({"loadBalancerClass": "io.cilium/node", "ipFamilies": ["IPv4"]}),
+    )
+    .await;
+    lab.eventually("the address of the node", async |lab| {
+        lab.held().await == ["10.0.0.1"]
+    })
+    .await;
+    lab.node("n2", "10.0.0.2", "10.244.1.0/24").await;
+    lab.eventually("of both", async |lab| {
+        lab.held().await == ["10.0.0.1", "10.0.0.2"]
+    })
+    .await;
+    lab.stop().await;
+}

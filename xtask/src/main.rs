@@ -61,7 +61,7 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// `xdp` or `failover`; `-o json` prints one object a line.
+    /// `xdp`, `failover` or `lb-ipam`; `-o json` prints one object a line.
     Bench {
         name: String,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -70,6 +70,21 @@ pub(crate) fn image(debug: bool, args: &[String]) -> Result<()> {
     step("packing the image", command)
 }
 
+/// The main job, here or under the oldest supported kernel.
+pub(crate) fn main_job(args: &[String]) -> Result<()> {
+    const FLOOR: &str = "--linux-6.1";
+    if !args.iter().any(|arg| arg == FLOOR) {
+        return lab("run", args);
+    }
+    build(false)?;
+    let lab = target_dir().join("debug/fairlead-lab");
+    let lab = std::path::absolute(lab).context("find the lab's program")?;
+    let mut command = Command::new(lab.with_file_name("on-linux-6-1"));
+    command.arg(lab).args(["run", "--once"]).current_dir(root());
+    command.args(args.iter().filter(|arg| *arg != FLOOR && *arg != "--once"));
+    step("the main job on Linux 6.1", command)
+}
+
 /// Builds everything the lab starts, then hands over to it.
 pub(crate) fn lab(verb: &str, args: &[String]) -> Result<()> {
     if verb == "lint" {
@@ -107,7 +122,22 @@ pub(crate) fn bench(name: &str, args: &[String]) -> Result<()> {
             command.args(args);
             step("bench xdp", command)
         }
+        "lb-ipam" => {
+            // The engine alone, then a real API server beside it.
+            let mut tools = Command::new("sh");
+            tools.arg("tests/tools/build.sh").current_dir(root());
+            step("tools", tools)?;
+            for (package, example) in [
+                ("fairlead-lb-ipam", "bench"),
+                ("fairlead-cluster", "lb_ipam_scale"),
+            ] {
+                let mut command = cargo(&["run", "-q", "--release", "-p", package]);
+                command.args(["--example", example, "--"]).args(args);
+                step(&format!("bench lb-ipam: {example}"), command)?;
+            }
+            Ok(())
+        }
         "failover" => lab("bench-failover", args),
-        _ => bail!("no benchmark `{name}`: there are xdp and failover"),
+        _ => bail!("no benchmark `{name}`: there are xdp, failover and lb-ipam"),
     }
 }

@@ -12,6 +12,7 @@
 //! a slow reader sees the newest snapshot and skips those between. Read [`builder`] for the joining, which is pure.
 
 pub mod builder;
+mod claims;
 pub mod feed;
 pub mod table;
 

@@ -17,12 +17,14 @@ use std::{
     net::IpAddr,
 };
 
+use fairlead_api::condition::Status;
 use fairlead_model::ServiceName;
 
 use super::{
     Former, InUse, Inputs, Plan, PoolChange, PoolCounts, PoolInput, ReservationChange,
     ReservationInput, ServiceChange, ServiceInput, Settings,
     decide::{Lack, Want},
+    outcome,
     pools::Landscape,
     runs::Runs,
 };
@@ -360,6 +362,21 @@ impl Engine {
             };
             (view.input.pool.name.clone(), counts)
         })
+    }
+
+    /// What pools have to say beside their counts: name, and reason with message.
+    pub fn warnings(&self) -> Vec<(String, String)> {
+        let views = self.land.views.iter();
+        views
+            .flat_map(|view| {
+                let bad = outcome::conditions(view).into_iter();
+                let bad = bad.filter(|w| w.status == Status::True);
+                bad.map(|w| {
+                    let name = view.input.pool.name.clone();
+                    (name, format!("{}: {}", w.reason, w.message))
+                })
+            })
+            .collect()
     }
 
     /// Pools in conflict.

@@ -33,6 +33,8 @@ pub const HELD: &str = "held";
 /// Reason of a reservation with addresses that somebody had before it.
 pub const HELD_BY_OTHERS: &str = "held_by_others";
 
+/// Characters of a message.
+const MAX_MESSAGE: usize = 32_768;
 /// Holders that one message names.
 const MAX_NAMED: usize = 8;
 
@@ -90,7 +92,7 @@ fn wanted(service: &ServiceInput, status: Status, reason: &str, message: String)
         type_: names::IPAM_REQUEST_SATISFIED,
         status,
         reason: reason.to_owned(),
-        message,
+        message: cut(message),
         observed_generation: service.generation,
     }
 }
@@ -114,13 +116,31 @@ fn make(
         type_,
         status,
         reason: reason.to_owned(),
-        message,
+        message: cut(message),
         observed_generation,
+    }
+}
+
+/// What Kubernetes takes for a message. Cut before it is compared with what is there, or it would be written for ever.
+fn cut(message: String) -> String {
+    match message.char_indices().nth(MAX_MESSAGE) {
+        Some((at, _)) => message[..at].to_owned(),
+        None => message,
     }
 }
 
 /// The conditions of a pool, if it says anything else.
 pub(super) fn pool(view: &View) -> Option<PoolChange> {
+    let conditions = conditions(view);
+    let is_unchanged = are_current(&conditions, &view.input.conditions);
+    (!is_unchanged).then(|| PoolChange {
+        name: view.input.pool.name.clone(),
+        conditions,
+    })
+}
+
+/// Every condition of ours that a pool should have.
+pub(super) fn conditions(view: &View) -> Vec<Wanted> {
     let input = &view.input;
     let make = |type_, status, reason: &str, message| {
         make(type_, status, reason, message, input.generation)
@@ -156,24 +176,7 @@ pub(super) fn pool(view: &View) -> Option<PoolChange> {
         count(names::IPS_AVAILABLE, &available),
         count(names::IPS_USED, &used),
     ];
-    let bad = view.input.pool.bad_blocks.iter().chain(&input.problems);
-    let bad = bad.map(|(field, why)| format!("{field}: {why}"));
-    let selector = view.input.pool.selector.as_ref().err().cloned();
-    let invalid: Vec<String> = bad.chain(selector).collect();
-    let in_use: Vec<String> = view
-        .refused
-        .iter()
-        .map(|refusal| {
-            let range = input.pool.blocks[refusal.idx].range;
-            let by = &refusal.by;
-            let (kind, whose) = (by.kind.word(), &by.owner);
-            format!(
-                "spec.blocks[{}]: {range} holds {}, {kind} address of node {whose}",
-                refusal.idx,
-                shown(by.range)
-            )
-        })
-        .collect();
+    let (invalid, in_use) = (invalid(view), in_use(view));
     for (type_, reason, problems) in [
         (names::POOL_INVALID, INVALID_SPEC, invalid),
         (names::POOL_IN_USE, ADDRESS_IN_USE, in_use),
@@ -184,11 +187,31 @@ pub(super) fn pool(view: &View) -> Option<PoolChange> {
             conditions.push(make(type_, Status::False, RESOLVED, String::new()));
         }
     }
-    let is_unchanged = are_current(&conditions, &input.conditions);
-    (!is_unchanged).then(|| PoolChange {
-        name: input.pool.name.clone(),
-        conditions,
-    })
+    conditions
+}
+
+/// Every part of the pool that cannot be read, with its field.
+fn invalid(view: &View) -> Vec<String> {
+    let input = &view.input;
+    let bad = input.pool.bad_blocks.iter().chain(&input.problems);
+    let bad = bad.map(|(field, why)| format!("{field}: {why}"));
+    bad.chain(input.pool.selector.as_ref().err().cloned())
+        .collect()
+}
+
+/// Every block that is refused, and what lies in it.
+fn in_use(view: &View) -> Vec<String> {
+    let each = view.refused.iter().map(|refusal| {
+        let range = view.input.pool.blocks[refusal.idx].range;
+        let by = &refusal.by;
+        let (kind, whose) = (by.kind.word(), &by.owner);
+        format!(
+            "spec.blocks[{}]: {range} holds {}, {kind} address of {whose}",
+            refusal.idx,
+            shown(by.range)
+        )
+    });
+    each.collect()
 }
 
 fn shown(range: fairlead_model::IpRange) -> String {

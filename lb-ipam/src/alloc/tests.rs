@@ -1,5 +1,8 @@
 //! The scenarios of the specification (sections 1.5 to 1.11), played against an API that takes what we write.
 
+mod beyond;
+mod scenarios;
+
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use fairlead_api::convert::check_vip;

@@ -14,19 +14,19 @@ use super::{
 
 /// An API in memory: what a plan says is what the next one reads.
 #[derive(Debug, Clone, Default)]
-pub(super) struct World {
-    pub(super) inputs: Inputs,
-    pub(super) n_writes: usize,
+pub(crate) struct World {
+    pub(crate) inputs: Inputs,
+    pub(crate) n_writes: usize,
     /// Lives as long as the world, as an operator that is never restarted; its settings are those of its first plan.
     engine: Option<Engine>,
 }
 
-pub(super) fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 /// `a-b` is a range, anything else a prefix.
-pub(super) fn block(text: &str) -> PoolBlock {
+pub(crate) fn block(text: &str) -> PoolBlock {
     match text.split_once('-') {
         Some((first, last)) => PoolBlock {
             range: IpRange::new(ip(first), ip(last)).unwrap(),
@@ -50,7 +50,7 @@ fn seen(w: &Wanted) -> Seen {
 
 impl World {
     /// Adds or replaces a pool; its age is its place in the list.
-    pub(super) fn pool(&mut self, name: &str, blocks: &[&str]) -> &mut Pool {
+    pub(crate) fn pool(&mut self, name: &str, blocks: &[&str]) -> &mut Pool {
         let created = i64::try_from(self.inputs.pools.len()).unwrap();
         let pool = Pool {
             name: name.to_owned(),
@@ -79,12 +79,12 @@ impl World {
         &mut self.inputs.pools[at].pool
     }
 
-    pub(super) fn remove_pool(&mut self, name: &str) {
+    pub(crate) fn remove_pool(&mut self, name: &str) {
         self.inputs.pools.retain(|p| p.pool.name != name);
     }
 
     /// Adds a Service `shop/name` on port 80; its age is its place in the list.
-    pub(super) fn service(&mut self, name: &str) -> &mut ServiceInput {
+    pub(crate) fn service(&mut self, name: &str) -> &mut ServiceInput {
         let (namespace, name) = name.split_once('/').unwrap_or(("shop", name));
         self.inputs.services.push(ServiceInput {
             name: fairlead_model::ServiceName::new(namespace, name).unwrap(),
@@ -114,28 +114,28 @@ impl World {
         self.inputs.services.last_mut().unwrap()
     }
 
-    pub(super) fn sharer(&mut self, name: &str, key: &str, port: u16) -> &mut ServiceInput {
+    pub(crate) fn sharer(&mut self, name: &str, key: &str, port: u16) -> &mut ServiceInput {
         let service = self.service(name);
         service.sharing.key = key.to_owned();
         service.sharing.ports = vec![(Protocol::Tcp, port)];
         service
     }
 
-    pub(super) fn edit(&mut self, name: &str) -> &mut ServiceInput {
+    pub(crate) fn edit(&mut self, name: &str) -> &mut ServiceInput {
         let mut each = self.inputs.services.iter_mut();
         each.find(|s| s.name.name() == name).unwrap()
     }
 
-    pub(super) fn edit_pool(&mut self, name: &str) -> &mut Pool {
+    pub(crate) fn edit_pool(&mut self, name: &str) -> &mut Pool {
         let mut each = self.inputs.pools.iter_mut();
         &mut each.find(|p| p.pool.name == name).unwrap().pool
     }
 
-    pub(super) fn delete(&mut self, name: &str) {
+    pub(crate) fn delete(&mut self, name: &str) {
         self.inputs.services.retain(|s| s.name.name() != name);
     }
 
-    pub(super) fn write(&mut self, plan: &Plan) {
+    pub(crate) fn write(&mut self, plan: &Plan) {
         for change in &plan.services {
             self.n_writes += 1;
             let mut each = self.inputs.services.iter_mut();
@@ -162,7 +162,7 @@ impl World {
 
     /// Plans and writes until nothing changes. No single write may give an address to a second owner without consent,
     /// and in the end nobody shares without consent, whatever the edits and the hands of users left behind.
-    pub(super) fn settle(&mut self) -> &mut Self {
+    pub(crate) fn settle(&mut self) -> &mut Self {
         for _ in 0..12 {
             let plan = self.plan();
             if plan.services.is_empty() && plan.pools.is_empty() && plan.reservations.is_empty() {
@@ -192,7 +192,7 @@ impl World {
     }
 
     /// What the long-lived engine would write now, told only what changed.
-    pub(super) fn plan(&mut self) -> Plan {
+    pub(crate) fn plan(&mut self) -> Plan {
         let mut engine = self
             .engine
             .take()
@@ -230,7 +230,7 @@ impl World {
     }
 
     /// The operator forgets everything but what the API says.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.engine = None;
         for service in &mut self.inputs.services {
             service.is_edited = false;
@@ -238,7 +238,7 @@ impl World {
     }
 
     /// Counts by walking through every address of every block: only for small pools.
-    pub(super) fn assert_counts_are_true(&self) {
+    pub(crate) fn assert_counts_are_true(&self) {
         let counts = plan(&self.inputs).counts;
         for input in &self.inputs.pools {
             let (mut total, mut used) = (0_u64, 0_u64);
@@ -278,7 +278,7 @@ impl World {
         }
     }
 
-    pub(super) fn assert_nothing_is_given_twice(&self, change: &ServiceChange) {
+    pub(crate) fn assert_nothing_is_given_twice(&self, change: &ServiceChange) {
         let services = &self.inputs.services;
         let own = services.iter().find(|s| s.name == change.name).unwrap();
         for ip in change.ingress.iter().filter(|ip| !own.ingress.contains(ip)) {
@@ -297,7 +297,7 @@ impl World {
         }
     }
 
-    pub(super) fn assert_no_double_owner(&self) {
+    pub(crate) fn assert_no_double_owner(&self) {
         let services = &self.inputs.services;
         for (idx, a) in services.iter().enumerate() {
             for b in &services[idx + 1..] {
@@ -316,7 +316,7 @@ impl World {
     }
 
     /// Addresses and reason of a Service, as `kubectl` would show them.
-    pub(super) fn shows(&self, name: &str) -> String {
+    pub(crate) fn shows(&self, name: &str) -> String {
         let mut each = self.inputs.services.iter();
         let service = each.find(|s| s.name.name() == name).unwrap();
         let ips: Vec<String> = service.ingress.iter().map(ToString::to_string).collect();
@@ -327,13 +327,13 @@ impl World {
         format!("{} {reason}", ips.join(","))
     }
 
-    pub(super) fn message(&self, name: &str) -> String {
+    pub(crate) fn message(&self, name: &str) -> String {
         let mut each = self.inputs.services.iter();
         let service = each.find(|s| s.name.name() == name).unwrap();
         service.condition.clone().unwrap().message
     }
 
-    pub(super) fn pool_shows(&self, name: &str, type_: &str) -> String {
+    pub(crate) fn pool_shows(&self, name: &str, type_: &str) -> String {
         let mut each = self.inputs.pools.iter();
         let pool = each.find(|p| p.pool.name == name).unwrap();
         pool.conditions.get(type_).map_or_else(

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::IpAddr,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -39,6 +40,7 @@ use crate::{
 mod extras;
 
 use extras::Extras;
+pub use extras::in_use;
 
 /// First pause after a failed write; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(250);
@@ -223,6 +225,12 @@ impl State {
         }
     }
 
+    /// Routers that no Node names.
+    pub fn set_gateways(&mut self, gateways: &[IpAddr]) {
+        let in_use = self.extras.set_gateways(gateways);
+        self.engine().set_in_use(in_use);
+    }
+
     /// Takes one event.
     pub fn apply(&mut self, change: Change) {
         match change {
@@ -304,8 +312,7 @@ impl State {
             return;
         };
         let name = now.input.name.clone();
-        let is_edit = before.is_some_and(|b| !request::is_same_claim(&b.input, &now.input));
-        if is_edit {
+        if before.is_some_and(|b| is_edit(&b.input, &now.input)) {
             self.edited.insert(name.clone());
         }
         self.tell_service(&name);
@@ -564,7 +571,7 @@ impl State {
                     Ok(_) | Err(_) => live.clone(),
                 };
                 let name = record.input.name.clone();
-                if !request::is_same_claim(&live.input, &record.input) {
+                if is_edit(&live.input, &record.input) {
                     self.edited.insert(name);
                 } else if let Some(Decided::Service(sent)) = sent
                     && is_done(&sent, &record.input)
@@ -590,6 +597,11 @@ impl State {
             }
         }
     }
+}
+
+/// Whether the claim changed while the Service held something: then it is the one to leave where that ends a sharing.
+fn is_edit(before: &ServiceInput, now: &ServiceInput) -> bool {
+    !before.ingress.is_empty() && !request::is_same_claim(before, now)
 }
 
 /// Whether the Service's status already says what was sent.

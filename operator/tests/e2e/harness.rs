@@ -7,12 +7,17 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use fairlead_api::{CiliumLoadBalancerIPPool, condition};
+use fairlead_api::{
+    CiliumLoadBalancerIPPool, IPPoolUsage, condition, ip_pool_usage::IPPoolUsageStatus,
+};
 use fairlead_apiserver::{Config as ApiConfig, Server};
 use fairlead_operator::Config;
 use fairlead_rt::{CancellationToken, Metrics, Supervisor};
 use futures::future::BoxFuture;
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
+};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{
@@ -133,6 +138,8 @@ pub(crate) struct Lab {
     addr: SocketAddr,
     server: Option<Running>,
     operator: Option<Running>,
+    second: Option<Running>,
+    node_ipam: Option<fairlead_lb_ipam::Settings>,
 }
 
 /// Something in the background with its own end.
@@ -170,12 +177,19 @@ impl Lab {
         let server = open(&dir, "127.0.0.1:0".parse().unwrap());
         let addr = server.local_addr();
         let kubeconfig = Kubeconfig::from_yaml(server.kubeconfig()).unwrap();
-        let server = Some(serve(server));
+        let server = serve(server);
         let options = KubeConfigOptions::default();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
             .await
             .unwrap();
         let client = Client::try_from(config).unwrap();
+        let mut lab = Self::over(client, refusals);
+        (lab.dir, lab.addr, lab.server) = (dir, addr, Some(server));
+        lab
+    }
+
+    /// Over an API server that somebody else runs and ends.
+    pub(crate) fn over(client: Client, refusals: Refusals) -> Self {
         let guard = Guard {
             inner: client.clone(),
             refusals,
@@ -185,10 +199,12 @@ impl Lab {
             client,
             guarded,
             metrics: Metrics::new(),
-            dir,
-            addr,
-            server,
+            dir: tempfile::tempdir().unwrap(),
+            addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+            server: None,
             operator: None,
+            second: None,
+            node_ipam: None,
         };
         lab.start_operator();
         lab
@@ -197,14 +213,30 @@ impl Lab {
     pub(crate) fn start_operator(&mut self) {
         assert!(self.operator.is_none());
         self.metrics = Metrics::new();
-        let (config, client) = (
-            Config::appliance(self.metrics.clone()),
-            self.guarded.clone(),
-        );
-        self.operator = Some(Running::start("operator", |stop| async move {
-            let ran = fairlead_operator::run(config, client, stop).await;
-            ran.map_err(|e| format!("{e:#}"))
-        }));
+        let config = Config {
+            node_ipam: self.node_ipam,
+            ..Config::appliance(self.metrics.clone())
+        };
+        self.operator = Some(operate(config, self.guarded.clone()));
+    }
+
+    /// Another operator that believes to lead, with its own refusals.
+    pub(crate) fn start_second_operator(&mut self, refusals: Refusals) {
+        let guard = Guard {
+            inner: self.client.clone(),
+            refusals,
+        };
+        let client = Client::new(guard, "default");
+        self.second = Some(operate(Config::appliance(Metrics::new()), client));
+    }
+
+    pub(crate) async fn stop_second_operator(&mut self) {
+        self.second.take().expect("it runs").end().await;
+    }
+
+    /// For the next operator that is started.
+    pub(crate) const fn with_node_ipam(&mut self, settings: fairlead_lb_ipam::Settings) {
+        self.node_ipam = Some(settings);
     }
 
     pub(crate) async fn stop_operator(&mut self) {
@@ -213,7 +245,12 @@ impl Lab {
 
     pub(crate) async fn stop(mut self) {
         self.stop_operator().await;
-        self.server.take().expect("it runs").end().await;
+        if self.second.is_some() {
+            self.stop_second_operator().await;
+        }
+        if let Some(server) = self.server.take() {
+            server.end().await;
+        }
     }
 
     /// The API server ends and starts again on the same port with the same data.
@@ -242,7 +279,11 @@ impl Lab {
         let object: DynamicObject = serde_norway::from_str(yaml).unwrap();
         let types = object.types.clone().unwrap();
         let gvk = GroupVersionKind::try_from(&types).unwrap();
-        let resource = ApiResource::from_gvk_with_plural(&gvk, "ciliumloadbalancerippools");
+        let plural = match gvk.kind.as_str() {
+            "AddressReservation" => "addressreservations",
+            _ => "ciliumloadbalancerippools",
+        };
+        let resource = ApiResource::from_gvk_with_plural(&gvk, plural);
         let api = Api::<DynamicObject>::all_with(self.client.clone(), &resource);
         api.create(&PostParams::default(), &object).await
     }
@@ -394,6 +435,38 @@ impl Lab {
         .await;
     }
 
+    /// Creates a Node with an InternalIP and a pod prefix.
+    pub(crate) async fn node(&self, name: &str, address: &str, pods: &str) {
+        let api = Api::<Node>::all(self.client.clone());
+        let status = json!({"addresses": [{"type": "InternalIP", "address": address}]});
+        let object = json!({"metadata": {"name": name}, "spec": {"podCIDR": pods, "podCIDRs": [pods]}, "status": status});
+        let object: Node = serde_json::from_value(object).unwrap();
+        api.create(&PostParams::default(), &object).await.unwrap();
+        let patch = Patch::Merge(json!({"status": status}));
+        api.patch_status(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn annotate_pool(&self, name: &str, key: &str, value: &str) {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {key: value}}}));
+        let params = PatchParams::default();
+        self.pools().patch(name, &params, &patch).await.unwrap();
+    }
+
+    /// What is remembered about a pool, when it is what `check` wants.
+    pub(crate) async fn usage(&self, pool: &str, check: impl Fn(&IPPoolUsageStatus) -> bool) {
+        let api = Api::<IPPoolUsage>::all(self.client.clone());
+        self.until(&format!("usage of {pool}"), async |_| {
+            let found = api.get_opt(pool).await.unwrap();
+            match found.and_then(|u| u.status) {
+                Some(status) if check(&status) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+
     pub(crate) async fn annotation_is(&self, name: &str, key: &str, wanted: &str) {
         self.until(&format!("{name} has {key}={wanted}"), async |lab| {
             let service = lab.get(name).await;
@@ -417,6 +490,13 @@ impl Lab {
         })
         .await;
     }
+}
+
+fn operate(config: Config, client: Client) -> Running {
+    Running::start("operator", |stop| async move {
+        let ran = fairlead_operator::run(config, client, stop).await;
+        ran.map_err(|e| format!("{e:#}"))
+    })
 }
 
 fn open(dir: &tempfile::TempDir, listen: SocketAddr) -> Server {

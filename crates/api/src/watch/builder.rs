@@ -5,12 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use fairlead_model::{Generation, L2Policy, Node, NodeName, Service, ServiceName, Snapshot};
+use fairlead_model::{Generation, L2Policy, Node, NodeName, Service, ServiceName, Snapshot, Vip};
 use k8s_openapi::api::{core::v1, discovery::v1::EndpointSlice};
 use kube::{Resource, ResourceExt as _, api::DynamicObject, runtime::watcher::Event};
 
 use super::{
     ObjectRef,
+    claims::Claims,
     table::{Read, Table},
 };
 use crate::{
@@ -43,6 +44,7 @@ pub struct SnapshotBuilder {
     nodes: Table<Node>,
     policies: Table<L2Policy>,
     slices_of: BTreeMap<ServiceName, BTreeSet<String>>,
+    claims: Claims,
     dirty: Dirty,
     problems: ProblemBook,
     current: Option<Arc<Snapshot>>,
@@ -63,6 +65,7 @@ impl SnapshotBuilder {
         let book = &mut self.problems;
         match change {
             Change::Service(event) => {
+                self.dirty.services.append(&mut self.claims.apply(&event));
                 let event = book.read("Service", event, |o| convert::service(o).map(Some));
                 for (key, before) in self.services.apply(event) {
                     let now = self.services.get(&key).or(before.as_ref());
@@ -171,6 +174,8 @@ impl SnapshotBuilder {
             return None;
         }
         let mut service = service.clone();
+        let is_its_own = |vip: &Vip| self.claims.may_use(*vip, name);
+        service.load_balancer_ips.retain(is_its_own);
         let keys = self.slices_of.get(name).into_iter().flatten();
         let slices: Vec<&Slice> = keys.filter_map(|key| self.slices.get(key)).collect();
         convert::join(&mut service, &slices);

@@ -34,6 +34,7 @@ pub(super) struct Extras {
     reservations: Table<Record>,
     usages: Table<IPPoolUsage>,
     nodes: Table<Vec<InUse>>,
+    gateways: Vec<InUse>,
     absent: BTreeSet<Extra>,
 }
 
@@ -142,11 +143,27 @@ impl Extras {
         if self.nodes.is_complete() {
             self.absent.remove(&Extra::Nodes);
         }
-        is_changed.then(|| {
-            let mut all: Vec<InUse> = self.nodes.iter().flatten().cloned().collect();
-            all.sort();
-            all
-        })
+        is_changed.then(|| self.in_use())
+    }
+
+    /// Routers that no Node names; returns what the cluster itself uses.
+    pub(super) fn set_gateways(&mut self, gateways: &[IpAddr]) -> Vec<InUse> {
+        let ranges = gateways.iter().filter_map(|ip| IpRange::new(*ip, *ip).ok());
+        self.gateways = ranges
+            .map(|range| InUse {
+                range,
+                kind: InUseKind::Gateway,
+                owner: "the operator's machine".to_owned(),
+            })
+            .collect();
+        self.in_use()
+    }
+
+    fn in_use(&self) -> Vec<InUse> {
+        let of_nodes = self.nodes.iter().flatten();
+        let mut all: Vec<InUse> = of_nodes.chain(&self.gateways).cloned().collect();
+        all.sort();
+        all
     }
 }
 
@@ -164,8 +181,8 @@ fn record(mut object: AddressReservation) -> Record {
 }
 
 /// A node's own addresses, the routers that its agent names, and the prefixes of its pods.
-pub(super) fn in_use(node: &v1::Node) -> Vec<InUse> {
-    let owner = node.name_any();
+pub fn in_use(node: &v1::Node) -> Vec<InUse> {
+    let owner = format!("node {}", node.name_any());
     let one = |text: &str| {
         let ip: IpAddr = text.trim().parse().ok()?;
         IpRange::new(ip, ip).ok()
