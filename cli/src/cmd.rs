@@ -4,7 +4,9 @@ pub mod apply;
 pub mod delete;
 pub mod explain_svc;
 pub mod get;
+pub mod ippool_import;
 pub mod ippool_list;
+pub mod ippool_plan;
 pub mod l2_history;
 pub mod l2_list;
 pub mod l2_move;
@@ -114,6 +116,10 @@ pub enum ServiceCommand {
 pub enum IppoolCommand {
     /// List pools with their state and how full they are
     List,
+    /// Say what a changed manifest of pools would do, without doing it; exit code 1 if a Service would lose an address
+    Plan(ippool_plan::Args),
+    /// Write what another load balancer's manifests mean as Cilium's, and say what has no equivalent
+    Import(ippool_import::Args),
 }
 
 /// `fairlead l2 ...`
@@ -179,6 +185,9 @@ pub async fn run(cli: Cli, now: Timestamp, live: Option<Live>) -> Result<Output,
         kubeconfig,
         output,
     } = cli.global;
+    if let Command::Ippool(IppoolCommand::Import(args)) = &cli.command {
+        return ippool_import::run(kubeconfig, args).await;
+    }
     if let Command::Get(args) = &cli.command {
         let objects = objects(agent.as_deref(), kubeconfig).await?;
         return get::run(&objects, args, output, now).await;
@@ -199,12 +208,16 @@ pub async fn run(cli: Cli, now: Timestamp, live: Option<Live>) -> Result<Output,
         Command::Status => status::run(&context).await,
         Command::Service(ServiceCommand::List) => service_list::run(&context).await,
         Command::Ippool(IppoolCommand::List) => ippool_list::run(&context).await,
+        Command::Ippool(IppoolCommand::Plan(args)) => ippool_plan::run(&context, &args).await,
         Command::L2(L2Command::List) => l2_list::run(&context).await,
         Command::L2(L2Command::History(args)) => l2_history::run(&context, &args).await,
         Command::L2(L2Command::Watch(args)) => l2_watch::run(&context, &args).await,
         Command::L2(L2Command::Move(args)) => l2_move::run(&context, &args).await,
         Command::Explain(ExplainCommand::Svc(args)) => explain_svc::run(&context, &args).await,
-        Command::Get(_) | Command::Apply(_) | Command::Delete(_) => {
+        Command::Get(_)
+        | Command::Apply(_)
+        | Command::Delete(_)
+        | Command::Ippool(IppoolCommand::Import(_)) => {
             unreachable!("returned above: they do not ask through a source")
         }
     }

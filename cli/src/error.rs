@@ -79,6 +79,33 @@ pub enum CliError {
         /// Who has not let go.
         held: String,
     },
+    /// A file cannot be read.
+    #[error("reading {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Only an API server can answer.
+    #[error("only an API server can answer this")]
+    NeedsApi,
+    /// A manifest is none.
+    #[error("{}, document {document}: {problem}", path.display())]
+    Manifest {
+        /// Which file.
+        path: PathBuf,
+        /// Counted from 1.
+        document: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A pool that is not there.
+    #[error("there is no CiliumLoadBalancerIPPool {0}")]
+    NoPool(String),
+    /// Nothing that could be translated.
+    #[error("nothing of that load balancer is in it")]
+    NothingToImport,
     /// The view could not be written.
     #[error(transparent)]
     Render(#[from] RenderError),
@@ -100,6 +127,11 @@ impl CliError {
             Self::Api { .. } | Self::Object { .. } => "ApiRefused",
             Self::ApiSilent(_) => "ApiSilent",
             Self::NeedsAgent => "NeedsAgent",
+            Self::File { .. } => "FileNotReadable",
+            Self::NeedsApi => "NeedsApi",
+            Self::Manifest { .. } => "BadManifest",
+            Self::NoPool(_) => "NoSuchPool",
+            Self::NothingToImport => "NothingToImport",
             Self::ForApiOnly => "NeedsApi",
             Self::NoKubeconfig => "NoKubeconfig",
             Self::NoSuchKind { .. } => "NoSuchKind",
@@ -143,6 +175,16 @@ impl Diagnostic for CliError {
             }
             Self::TwoSources => {
                 "leave one out; --agent also answers what only a node knows".to_owned()
+            }
+            Self::File { .. } => "name a file that exists and may be read".to_owned(),
+            Self::NeedsApi => "name its kubeconfig with --kubeconfig".to_owned(),
+            Self::Manifest { .. } => {
+                "correct it; `kubectl apply --dry-run=server -f FILE` says more".to_owned()
+            }
+            Self::NoPool(_) => "see `kubectl get ippools` for those that exist".to_owned(),
+            Self::NothingToImport => {
+                "check --from, and that the file holds its pools: `kubectl get -A -o yaml` of its kinds"
+                    .to_owned()
             }
             Self::NeedsAgent => "leave --kubeconfig out, or name an agent with --agent".to_owned(),
             Self::ForApiOnly => "leave --agent out".to_owned(),

@@ -62,6 +62,17 @@ impl Source {
         }
     }
 
+    /// The API server, where nobody else can answer.
+    ///
+    /// # Errors
+    /// [`CliError::NeedsApi`].
+    pub const fn api(&self) -> Result<&kube::Client, CliError> {
+        match self {
+            Self::Api(client) => Ok(client),
+            Self::Agent(_) => Err(CliError::NeedsApi),
+        }
+    }
+
     /// Pools in the order of their names.
     ///
     /// # Errors
