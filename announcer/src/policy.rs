@@ -191,7 +191,12 @@ pub fn plan(
         let holder = leases.get(&service.name).map(NodeId::of);
         for interface in interfaces {
             let spec = group(snapshot, service, &selecting, me, interface);
-            let Some((vips, eligible, weights)) = spec else {
+            let Some(Candidates {
+                vips,
+                eligible,
+                weights,
+            }) = spec
+            else {
                 continue;
             };
             let wanted = plan.wanted.entry(interface.clone()).or_default();
@@ -210,6 +215,13 @@ pub fn plan(
     plan
 }
 
+/// What a Service is on one interface.
+struct Candidates {
+    vips: BTreeSet<IpAddr>,
+    eligible: Vec<NodeId>,
+    weights: Vec<(NodeId, u32)>,
+}
+
 /// The addresses of a Service on an interface of this node and who may own them; `None` if this node is no candidate there.
 ///
 /// Interfaces of other nodes have names that we do not know: any policy that selects node and Service makes the node a candidate, and
@@ -220,7 +232,7 @@ fn group(
     selecting: &[&Compiled<'_>],
     me: &NodeName,
     interface: &str,
-) -> Option<(BTreeSet<IpAddr>, Vec<NodeId>, Vec<(NodeId, u32)>)> {
+) -> Option<Candidates> {
     let mine = snapshot.nodes.get(me)?;
     let here = selecting
         .iter()
@@ -251,7 +263,11 @@ fn group(
         .iter()
         .map(|node| (NodeId::of(&node.name), weight(selecting, node)));
     let weights = weights.filter(|(_, weight)| *weight > 0).collect();
-    Some((vips, eligible.unwrap_or_default(), weights))
+    Some(Candidates {
+        vips,
+        eligible: eligible.unwrap_or_default(),
+        weights,
+    })
 }
 
 /// How much a node is preferred by all policies that select the Service.

@@ -663,12 +663,15 @@ impl Sim {
             (Fate::Twice, _) if is_datagram => (true, true),
             _ => (true, false),
         };
-        for (goes, at) in [(is_prompt, at), (is_late, at + LATE)] {
-            if goes {
-                self.n_sent += 1;
-                self.queue
-                    .push(Reverse((at, self.n_sent, to, arrival.clone())));
-            }
+        let mut push = |at: BootTime, arrival: Arrival| {
+            self.n_sent += 1;
+            self.queue.push(Reverse((at, self.n_sent, to, arrival)));
+        };
+        if is_late {
+            push(at + LATE, arrival.clone());
+        }
+        if is_prompt {
+            push(at, arrival);
         }
     }
 
