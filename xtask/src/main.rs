@@ -29,7 +29,7 @@ struct Cli {
 enum Command {
     /// The main job: lab, two load balancers, manifests, traffic, failover.
     Run {
-        /// Handed to the lab: `--once`, `-o json`.
+        /// `--linux-6.1`: once, on the oldest supported kernel, in an emulated machine. The rest is handed to the lab: `--once`, `-o json`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -94,7 +94,7 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<()> {
     match command {
-        Command::Run { args } => run::lab("run", &args),
+        Command::Run { args } => run::main_job(&args),
         Command::Test { args } => test::test(&args),
         Command::Build { release } => run::build(release),
         Command::Image { debug, args } => run::image(debug, &args),
