@@ -160,6 +160,9 @@ fn history_is_bounded_in_bytes_too() {
     );
 }
 
+/// A row of the history in format 1.
+type OldPast<'a> = (&'a str, &'a str, &'a [u8], &'a [u8]);
+
 /// Writes the file as format 1 had it, without this program's own words for it: whoever changes those must convert such files.
 #[test]
 fn a_file_of_format_1_opens_with_all_it_holds() {
@@ -168,7 +171,6 @@ fn a_file_of_format_1_opens_with_all_it_holds() {
     {
         let meta: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
         let objects: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("objects");
-        type OldPast<'a> = (&'a str, &'a str, &'a [u8], &'a [u8]);
         let history: TableDefinition<'_, (&str, u64), OldPast<'_>> =
             TableDefinition::new("history");
         let floors: TableDefinition<'_, &str, u64> = TableDefinition::new("floors");
