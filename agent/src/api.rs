@@ -16,7 +16,7 @@ use fairlead_observe::{
     ErrorView, ExplainView, IpPoolRow, L2Event, L2Row, ServiceView, StatusView,
 };
 use fairlead_rt::{BoxError, CancellationToken, metrics};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::views::Views;
 
@@ -34,6 +34,26 @@ pub async fn serve(
 ) -> Result<(), BoxError> {
     let served =
         axum::serve(listener, router(views)).with_graceful_shutdown(stop.cancelled_owned());
+    Ok(served.await?)
+}
+
+/// Serves `/metrics` and `/healthz`, and nothing else, to whoever may reach the address, until told to stop.
+///
+/// # Errors
+/// A listener that fails for good.
+///
+/// # Cancel safety
+/// Dropping the future closes every connection.
+pub async fn serve_observers(
+    listener: TcpListener,
+    views: Arc<Views>,
+    stop: CancellationToken,
+) -> Result<(), BoxError> {
+    let router = Router::new()
+        .route("/metrics", get(metrics_text))
+        .route("/healthz", get(healthz))
+        .with_state(views);
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
     Ok(served.await?)
 }
 

@@ -1,12 +1,14 @@
 //! What an agent is told: typed configuration, and how Cilium's keys become it.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use fairlead_announcer::ownership::{Defence, Settings};
+use fairlead_api::watch::Kept;
 use fairlead_datapath::Acceleration;
 use fairlead_model::{ForwardingMode, NodeName};
 use fairlead_observe::client::SOCKET_DIR;
@@ -63,6 +65,10 @@ pub struct AgentConfig {
     pub defence: Defence,
     /// Give addresses back to the node that comes first for them.
     pub failback: bool,
+    /// Where `/metrics` and `/healthz` are served, besides on the socket.
+    pub metrics_listen: Option<SocketAddr>,
+    /// What to begin with while the API server is away.
+    pub kept: Option<Kept>,
     /// URL of the API server, for people.
     pub api_server: String,
     /// Where its metrics are registered and what the local API shows.
@@ -92,6 +98,8 @@ impl AgentConfig {
             lease_duration: None,
             defence: Defence::default(),
             failback: false,
+            metrics_listen: None,
+            kept: None,
             api_server: "unknown".to_owned(),
             metrics: Metrics::new(),
         }
@@ -150,6 +158,8 @@ pub struct AgentSettings {
     pub enable_l2_announcements: Option<bool>,
     /// Socket of the local API.
     pub fairlead_socket: Option<PathBuf>,
+    /// Where metrics are served, as Cilium has it: `:9962` or `192.0.2.1:9962`.
+    pub prometheus_serve_addr: Option<String>,
 }
 
 /// The announcer's part of these, as written.
@@ -199,6 +209,9 @@ impl AgentSettings {
             self.bpf_lb_acceleration.as_deref(),
             self.fairlead_forwarding,
         )?;
+        if let Some(text) = self.prometheus_serve_addr.filter(|text| !text.is_empty()) {
+            config.metrics_listen = Some(serve_addr(&text).context("prometheus-serve-addr")?);
+        }
         if let Some(word) = self.bpf_lb_mode {
             config.forwarding_mode = forwarding_mode(&word, self.bpf_lb_dsr_dispatch.as_deref())?;
         }
@@ -265,6 +278,19 @@ fn forwarding(word: Option<&str>, forwards: Option<bool>) -> Result<(Acceleratio
     }
 }
 
+/// An address and a port; without an address every one of this machine's.
+///
+/// # Errors
+/// Says what one looks like.
+pub fn serve_addr(text: &str) -> Result<SocketAddr> {
+    let full = match text.strip_prefix(':') {
+        Some(port) => format!("[::]:{port}"),
+        None => text.to_owned(),
+    };
+    let parsed = full.parse();
+    parsed.with_context(|| format!("`{text}` is no address such as :9962 or 192.0.2.1:9962"))
+}
+
 /// From Cilium's words. What is missing here is refused: packets must not take another way than was asked for.
 ///
 /// # Errors
@@ -320,7 +346,10 @@ fn check_timers(config: &AgentConfig) -> Result<()> {
 }
 
 /// A number and its unit.
-fn time(text: &str) -> Result<Duration> {
+///
+/// # Errors
+/// Says what a time looks like.
+pub fn time(text: &str) -> Result<Duration> {
     let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
     let parsed = units.iter().find_map(|(unit, ms)| {
         let number: u64 = text.strip_suffix(unit)?.parse().ok()?;

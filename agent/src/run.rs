@@ -25,7 +25,10 @@ use fairlead_netlink::{Link, Netlink};
 use fairlead_observe::{ApiView, Timestamp};
 use fairlead_rt::{CancellationToken, Stages, clock};
 use kube::Client;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
 use tracing::info;
 
 use crate::{
@@ -56,6 +59,13 @@ const GRACE: Duration = Duration::from_secs(3);
 pub async fn run(config: AgentConfig, client: Client, stop: CancellationToken) -> Result<()> {
     let links = interfaces::resolve(Netlink::new(), &config.interfaces).await?;
     let listener = socket::bind(&config.socket).await?;
+    let observers = match config.metrics_listen {
+        Some(at) => {
+            let bound = TcpListener::bind(at).await;
+            Some(bound.with_context(|| format!("listen on {at} for /metrics and /healthz"))?)
+        }
+        None => None,
+    };
     let mut pins = DatapathConfig::new(&config.pin_dir);
     if let Some(lines) = config.maglev_lines {
         pins.maglev_lines = lines;
@@ -71,7 +81,8 @@ pub async fn run(config: AgentConfig, client: Client, stop: CancellationToken) -
         "the agent starts"
     );
     let socket_path = config.socket.clone();
-    let (announcing, front, forwarding) = parts(config, &links, names, datapath, client);
+    let (announcing, mut front, forwarding) = parts(config, &links, names, datapath, client);
+    front.observers = observers;
     let mut stages = Stages::new("agent", stop);
     stages.add("announcer", ANNOUNCER_GRACE, |stop| announcing.run(stop));
     stages.add("local api", GRACE, |stop| front.run(listener, stop));
@@ -112,6 +123,7 @@ fn parts(
     let (forwarding, programmed) = forwarding::Forwarding::new(forwarding::Inputs {
         client: client.clone(),
         interfaces: names,
+        kept: config.kept.clone(),
         is_forwarding: config.is_forwarding,
         is_announcing: config.is_announcing,
         mode: config.forwarding_mode,
@@ -161,6 +173,7 @@ fn parts(
         views,
         api,
         again,
+        observers: None,
         host_arp,
     };
     (announcing, front, forwarding)

@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
+use fairlead_abi::l2;
 use fairlead_api::{CiliumLoadBalancerIPPool, condition::Wanted, view, watch::feed::WatchFault};
 use fairlead_model::{ServiceName, Snapshot};
 use fairlead_observe::{
-    ApiView, ExplainView, GenerationView, InterfaceView, IpPoolRow, L2Row, ProblemView,
-    ServiceView, StatusView, Timestamp,
+    ApiView, ExplainView, GenerationView, HeartbeatView, InterfaceView, IpPoolRow, L2Row,
+    ProblemView, ServiceView, StatusView, Timestamp,
     explain::{LocalFacts, explain},
 };
 use fairlead_rt::clock;
@@ -72,6 +73,7 @@ impl Views {
             n_services: snapshot.services.len(),
             n_vips,
             n_owned: rows.iter().filter(|row| row.is_self).count(),
+            heartbeat: Some(heartbeat(&interfaces)),
             interfaces,
             peers: self.l2.peers(),
             reasons: self.lb.reasons(),
@@ -267,6 +269,14 @@ impl Views {
             .iter()
             .all(|interface| interface.xdp == "none")
             .then_some("no program is attached to any interface")
+    }
+}
+
+fn heartbeat(interfaces: &[InterfaceView]) -> HeartbeatView {
+    HeartbeatView {
+        port: l2::HEARTBEAT_PORT,
+        groups: vec![l2::HEARTBEAT_GROUP4.into(), l2::HEARTBEAT_GROUP6.into()],
+        interfaces: interfaces.iter().map(|i| i.name.clone()).collect(),
     }
 }
 

@@ -57,7 +57,11 @@ pub async fn remote(url: &str, kubeconfig: &Path) -> Result<(Client, String)> {
         .with_context(|| format!("--kubeconfig {}", kubeconfig.display()))
 }
 
-fn check_url(url: &str) -> Result<()> {
+/// Whether it is a URL that can be dialled.
+///
+/// # Errors
+/// Names the flag.
+pub fn check_url(url: &str) -> Result<()> {
     if url.starts_with("https://") && url.len() > "https://".len() {
         return Ok(());
     }

@@ -1,6 +1,10 @@
 //! The Node object of this machine: made when missing, its addresses kept current.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use fairlead_model::NodeName;
@@ -8,11 +12,14 @@ use fairlead_netlink::Netlink;
 use fairlead_rt::{BoxError, CancellationToken};
 use k8s_openapi::api::core::v1::Node;
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt as _,
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use tracing::{info, warn};
+
+/// Annotation of a Node: where its appliance serves the API, or would if it were promoted; a comma list.
+pub const API_ADDRESS: &str = "fairlead.io/api-address";
 
 /// One API call.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -32,11 +39,12 @@ pub async fn keep(
     client: Client,
     node: NodeName,
     interfaces: Vec<String>,
+    api: Option<SocketAddr>,
     stop: CancellationToken,
 ) -> std::result::Result<(), BoxError> {
     let mut said = false;
     loop {
-        let outcome = tokio::time::timeout(DEADLINE, once(&client, &node, &interfaces)).await;
+        let outcome = tokio::time::timeout(DEADLINE, once(&client, &node, &interfaces, api)).await;
         let pause = match outcome {
             Ok(Ok(is_new)) => {
                 said = false;
@@ -69,7 +77,12 @@ pub async fn keep(
 }
 
 /// Makes or corrects the object; returns whether it was made.
-async fn once(client: &Client, name: &NodeName, interfaces: &[String]) -> Result<bool> {
+async fn once(
+    client: &Client,
+    name: &NodeName,
+    interfaces: &[String],
+    api: Option<SocketAddr>,
+) -> Result<bool> {
     let nodes: Api<Node> = Api::all(client.clone());
     let addresses = addresses(interfaces).await?;
     let found = nodes
@@ -87,6 +100,16 @@ async fn once(client: &Client, name: &NodeName, interfaces: &[String]) -> Result
         let made = nodes.create(&PostParams::default(), &node).await;
         made.context("make the Node")?
     };
+    if let Some(api) = api {
+        let at = api_addresses(api, &addresses);
+        if node.annotations().get(API_ADDRESS) != Some(&at) {
+            let patch = json!({"metadata": {"annotations": {API_ADDRESS: at}}});
+            nodes
+                .patch(name.as_str(), &PatchParams::default(), &Patch::Merge(patch))
+                .await
+                .context("write where the Node serves")?;
+        }
+    }
     let wanted: Vec<_> = addresses
         .iter()
         .map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}))
@@ -101,6 +124,20 @@ async fn once(client: &Client, name: &NodeName, interfaces: &[String]) -> Result
             .context("write the Node's addresses")?;
     }
     Ok(is_new)
+}
+
+/// Where others reach an API that listens there.
+fn api_addresses(listen: SocketAddr, addresses: &[IpAddr]) -> String {
+    if !listen.ip().is_unspecified() {
+        return listen.to_string();
+    }
+    let all = addresses
+        .iter()
+        .filter(|ip| listen.is_ipv6() || ip.is_ipv4());
+    let all: Vec<_> = all
+        .map(|ip| SocketAddr::new(*ip, listen.port()).to_string())
+        .collect();
+    all.join(",")
 }
 
 /// Global addresses of the interfaces, in the kernel's order.

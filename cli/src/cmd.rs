@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+pub mod appliance;
 pub mod apply;
 pub mod delete;
 pub mod explain_svc;
@@ -94,6 +95,9 @@ pub enum Command {
     /// Walk the chain from an object to its packets and name the first broken link; exit code 1 if there is one
     #[command(subcommand)]
     Explain(ExplainCommand),
+    /// Commands of the appliance on this machine: token create, promote, check, install, uninstall
+    #[command(disable_help_flag = true)]
+    Appliance(appliance::Args),
 }
 
 /// What `get`, `apply` and `delete` have in common.
@@ -198,6 +202,9 @@ pub async fn run(cli: Cli, now: Timestamp, live: Option<Live>) -> Result<Output,
     if let Command::Delete(args) = &cli.command {
         return delete::run(&objects(agent.as_deref(), kubeconfig).await?, args).await;
     }
+    if let Command::Appliance(args) = &cli.command {
+        return appliance::run(args);
+    }
     let context = Context {
         source: Source::choose(agent, kubeconfig, std::env::var(AGENT).ok()).await?,
         format: output,
@@ -205,6 +212,7 @@ pub async fn run(cli: Cli, now: Timestamp, live: Option<Live>) -> Result<Output,
         live,
     };
     match cli.command {
+        Command::Appliance(args) => appliance::run(&args),
         Command::Status => status::run(&context).await,
         Command::Service(ServiceCommand::List) => service_list::run(&context).await,
         Command::Ippool(IppoolCommand::List) => ippool_list::run(&context).await,

@@ -106,6 +106,17 @@ pub enum CliError {
     /// Nothing that could be translated.
     #[error("nothing of that load balancer is in it")]
     NothingToImport,
+    /// The appliance is not installed.
+    #[error("fairlead-appliance is neither beside this program nor in PATH")]
+    NoAppliance,
+    /// The appliance's program cannot be run.
+    #[error("running {}", program.display())]
+    Appliance {
+        /// Which.
+        program: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
     /// The view could not be written.
     #[error(transparent)]
     Render(#[from] RenderError),
@@ -127,6 +138,7 @@ impl CliError {
             Self::Api { .. } | Self::Object { .. } => "ApiRefused",
             Self::ApiSilent(_) => "ApiSilent",
             Self::NeedsAgent => "NeedsAgent",
+            Self::NoAppliance | Self::Appliance { .. } => "NoAppliance",
             Self::File { .. } => "FileNotReadable",
             Self::NeedsApi => "NeedsApi",
             Self::Manifest { .. } => "BadManifest",
@@ -199,6 +211,9 @@ impl Diagnostic for CliError {
             }
             Self::StillThere { .. } => {
                 "whoever set the finalizers must let go; --no-wait does not wait for it".to_owned()
+            }
+            Self::NoAppliance | Self::Appliance { .. } => {
+                "install fairlead-appliance beside fairlead; on a cluster there is none".to_owned()
             }
             Self::Render(_) | Self::Write(_) | Self::Runtime(_) => return None,
         };

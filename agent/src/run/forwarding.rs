@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use fairlead_announcer::{policy, status::L2Status};
-use fairlead_api::watch::{Problems, SnapshotSource};
+use fairlead_api::watch::{Kept, Problems, SnapshotSource};
 use fairlead_datapath::LbMaps;
 use fairlead_model::{ForwardingMode, Generation, Snapshot};
 use fairlead_rt::{BoxError, CancellationToken, ExitError, Supervisor};
@@ -21,6 +21,8 @@ use crate::{attachments::Attachments, bridge};
 pub(super) struct Inputs {
     pub(super) client: Client,
     pub(super) interfaces: Vec<String>,
+    /// For a start without the API server.
+    pub(super) kept: Option<Kept>,
     pub(super) is_forwarding: bool,
     /// Policies count.
     pub(super) is_announcing: bool,
@@ -81,6 +83,7 @@ impl Forwarding {
             mode,
             is_announcing,
             again,
+            kept,
             snapshot,
             unreadable,
             l2,
@@ -88,7 +91,7 @@ impl Forwarding {
             attachments,
             ..
         } = self.inputs;
-        let source = SnapshotSource::new(&client).again(again);
+        let source = SnapshotSource::new(&client).again(again).or_kept(kept);
         let problems = source.problems();
         tasks.spawn(
             "unreadable",

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use fairlead_observe::ApiView;
 use fairlead_rt::{BoxError, CancellationToken, ExitError, Supervisor};
 use tokio::{
-    net::UnixListener,
+    net::{TcpListener, UnixListener},
     sync::{Notify, watch},
 };
 
@@ -25,6 +25,8 @@ pub(super) struct Front {
     pub(super) views: Arc<Views>,
     pub(super) api: watch::Sender<ApiView>,
     pub(super) again: Arc<Notify>,
+    /// Where `/metrics` and `/healthz` are served over TCP.
+    pub(super) observers: Option<TcpListener>,
     pub(super) host_arp: watch::Sender<Arc<[HostArp]>>,
 }
 
@@ -60,6 +62,13 @@ impl Front {
                 tasks.token(),
             ),
         );
+        if let Some(observers) = self.observers {
+            let views = Arc::clone(&self.views);
+            tasks.spawn(
+                "observers",
+                api::serve_observers(observers, views, tasks.token()),
+            );
+        }
         tasks.spawn("api", api::serve(listener, self.views, tasks.token()));
         tasks.first_exit().await
     }

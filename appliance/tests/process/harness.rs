@@ -120,6 +120,36 @@ impl Place {
         self.dir.path().join("manifests")
     }
 
+    /// Runs a command of the binary to its end; what it says.
+    pub(crate) fn command_of(&self, name: &str, args: &[&str]) -> String {
+        let output = self.output_of(name, args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What a command says that must fail.
+    pub(crate) fn failure_of(&self, name: &str, args: &[&str]) -> String {
+        let output = self.output_of(name, args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn output_of(&self, name: &str, args: &[&str]) -> Output {
+        let mut command = self.command(BINARY);
+        command
+            .args(args)
+            .args(["--node-name", name])
+            .arg("--state-dir")
+            .arg(self.state().join(name))
+            .arg("--socket")
+            .arg(self.socket(name));
+        command.output().unwrap()
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     pub(crate) fn socket(&self, name: &str) -> PathBuf {
         self.dir.path().join(format!("{name}.sock"))
     }
@@ -165,6 +195,11 @@ impl Place {
     }
 }
 
+/// Where the API of a node listens.
+pub(crate) fn port_of(name: &str) -> u16 {
+    7000 + name.bytes().map(u16::from).sum::<u16>()
+}
+
 /// Waits for the end, but not for ever.
 fn wait(mut child: Child) -> Output {
     until("the process ends", || child.try_wait().unwrap());
@@ -198,33 +233,43 @@ impl<'a> Appliance<'a> {
 
     /// The same with other interfaces.
     pub(crate) fn start_on(place: &'a Place, name: &str, interfaces: &[&str]) -> Self {
+        let manifests = place.manifests();
+        let manifests = manifests.to_str().unwrap();
+        Self::start_with(place, name, interfaces, &["--manifests", manifests])
+    }
+
+    /// The same with other arguments.
+    pub(crate) fn start_with(
+        place: &'a Place,
+        name: &str,
+        interfaces: &[&str],
+        extra: &[&str],
+    ) -> Self {
+        let listen = format!("127.0.0.1:{}", port_of(name));
+        let (state, pins) = (place.state().join(name), place.pins_of(name));
+        let socket = place.socket(name);
+        let mut args = vec!["--node-name", name, "--listen", &listen];
+        args.extend(interfaces.iter().flat_map(|i| ["--interface", *i]));
+        args.extend(["--state-dir", state.to_str().unwrap()]);
+        args.extend(["--bpffs", pins.to_str().unwrap()]);
+        args.extend(["--socket", socket.to_str().unwrap()]);
+        args.extend(extra);
+        Self::start_by(place, name, &args)
+    }
+
+    /// With these arguments and no others; its socket must be that of its name.
+    pub(crate) fn start_by(place: &'a Place, name: &str, args: &[&str]) -> Self {
         let log = File::options()
             .create(true)
             .append(true)
             .open(place.dir.path().join(format!("{name}.log")))
             .unwrap();
-        let port = 7000 + name.bytes().map(u16::from).sum::<u16>();
-        let child = place
-            .command(BINARY)
-            .args(["--node-name", name])
-            .args(interfaces.iter().flat_map(|i| ["--interface", *i]))
-            .args(["--listen", &format!("127.0.0.1:{port}")])
-            .arg("--state-dir")
-            .arg(place.state().join(name))
-            .arg("--bpffs")
-            .arg(place.pins_of(name))
-            .arg("--manifests")
-            .arg(place.manifests())
-            .arg("--socket")
-            .arg(place.socket(name))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut command = place.command(BINARY);
+        command.args(args).stdout(Stdio::null()).stderr(log);
         Self {
             place,
             name: name.to_owned(),
-            child,
+            child: command.spawn().unwrap(),
         }
     }
 

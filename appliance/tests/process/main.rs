@@ -1,7 +1,9 @@
 //! The binary as a whole, as root, in network namespaces of its own: what it refuses and how it says so, and a life from start to cleanup.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod group;
 mod harness;
+mod installed;
 
 use std::net::TcpListener;
 

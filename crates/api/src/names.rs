@@ -52,6 +52,24 @@ pub mod annotation {
     pub const PREFER_NODES: &str = "fairlead.io/prefer-nodes";
     /// Length of the Service's Maglev table: written once by the operator, or by the user.
     pub const MAGLEV_TABLE_SIZE: &str = "fairlead.io/maglev-table-size";
+    /// Appliance: how backends of static EndpointSlices are checked: `tcp`, `http` or `none`, the default.
+    pub const HEALTH_CHECK: &str = "fairlead.io/health-check";
+    /// What is asked for with `http`; `/` by default.
+    pub const HEALTH_CHECK_PATH: &str = "fairlead.io/health-check-path";
+    /// The `Host` header with `http`; the backend's address by default.
+    pub const HEALTH_CHECK_HOST: &str = "fairlead.io/health-check-host";
+    /// A port number instead of the backends' own TCP ports.
+    pub const HEALTH_CHECK_PORT: &str = "fairlead.io/health-check-port";
+    /// From one check to the next; `1s` by default.
+    pub const HEALTH_CHECK_INTERVAL: &str = "fairlead.io/health-check-interval";
+    /// An answer that takes longer is none; `1s` by default.
+    pub const HEALTH_CHECK_TIMEOUT: &str = "fairlead.io/health-check-timeout";
+    /// So many in a row take a backend out; 3 by default.
+    pub const HEALTH_CHECK_FAILURES: &str = "fairlead.io/health-check-failures";
+    /// So many in a row bring it back; 2 by default.
+    pub const HEALTH_CHECK_SUCCESSES: &str = "fairlead.io/health-check-successes";
+    /// On an EndpointSlice: addresses that are not ready because their check fails.
+    pub const HEALTH_CHECK_FAILED: &str = "fairlead.io/health-check-failed";
 }
 
 /// Labels that mean something to us.
@@ -60,6 +78,8 @@ pub mod label {
     pub const NODE_EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
     /// Kubernetes: the Service that an EndpointSlice belongs to.
     pub const SLICE_SERVICE: &str = "kubernetes.io/service-name";
+    /// Kubernetes: the controller that keeps an EndpointSlice; one without it was written by hand.
+    pub const SLICE_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
     /// Who keeps a CRD current.
     pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
     /// On CRDs that Cilium's own operator keeps current: its schema version.
@@ -129,6 +149,8 @@ pub mod condition {
     pub const FLOWS_SURVIVE: &str = "fairlead.io/FlowsSurvive";
     /// On a Service, ours: an annotation or field cannot be read and its default is used.
     pub const SERVICE_INVALID: &str = "fairlead.io/ServiceInvalid";
+    /// On a Service, ours: whether every backend passes its check, who fails, and who is kept nevertheless.
+    pub const BACKENDS_HEALTHY: &str = "fairlead.io/BackendsHealthy";
 }
 
 /// Field managers of our writes.
@@ -141,6 +163,8 @@ pub mod manager {
     pub const L2: &str = "cilium-agent-l2-announcer";
     /// The operator's other writes: Maglev table sizes, CRDs.
     pub const OPERATOR: &str = "fairlead-operator";
+    /// Health checks of backends, on the node that serves the API.
+    pub const HEALTH: &str = "fairlead-health";
 }
 
 /// Prefix of the Lease that shows who owns a Service's addresses: then namespace, `-`, name.

@@ -16,7 +16,7 @@ mod claims;
 pub mod feed;
 pub mod table;
 
-use std::{convert::Infallible, fmt, sync::Arc};
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
 use fairlead_model::Snapshot;
 use futures::{FutureExt as _, StreamExt as _};
@@ -54,9 +54,30 @@ impl fmt::Display for ObjectRef {
 /// What cannot be read, in the order of objects.
 pub type Problems = Arc<Vec<(ObjectRef, ConvertError)>>;
 
+/// Four whole lists from before, for a start without the API server.
+#[derive(Clone)]
+pub struct Kept(Arc<dyn Fn() -> Option<Vec<Change>> + Send + Sync>);
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kept")
+    }
+}
+
+impl Kept {
+    /// `load` may block on the disk, briefly; `None` if there is nothing.
+    pub fn new(load: impl Fn() -> Option<Vec<Change>> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(load))
+    }
+}
+
+/// How long an API server is waited for where there is a [`Kept`] list: one that answers is always fresher.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Watches of everything that an agent acts on, before the first lists are complete.
 pub struct SnapshotSource {
     pump: Pump,
+    kept: Option<Kept>,
 }
 
 impl SnapshotSource {
@@ -70,6 +91,7 @@ impl SnapshotSource {
                 builder: SnapshotBuilder::default(),
                 problems: watch::Sender::new(Problems::default()),
             },
+            kept: None,
         }
     }
 
@@ -86,6 +108,13 @@ impl SnapshotSource {
         self
     }
 
+    /// What [`Self::ready`] begins with if the API server has not sent its lists within [`PATIENCE`].
+    #[must_use]
+    pub fn or_kept(mut self, kept: Option<Kept>) -> Self {
+        self.kept = kept;
+        self
+    }
+
     /// Waits until every initial list is complete: then the receiver holds the first snapshot, and the driver, to be
     /// run by the caller's supervisor, keeps it current. `None` if `stop` fires first. An API server that is away, a
     /// missing permission or a CRD not yet installed is logged and tried again for as long as it takes.
@@ -96,9 +125,14 @@ impl SnapshotSource {
         self,
         stop: &CancellationToken,
     ) -> Option<(watch::Receiver<Arc<Snapshot>>, SnapshotDriver)> {
-        let mut pump = self.pump;
+        let Self { mut pump, mut kept } = self;
+        let patience = tokio::time::sleep(PATIENCE);
+        tokio::pin!(patience);
         loop {
-            pump.next_batch(stop).await?;
+            tokio::select! {
+                batch = pump.next_batch(stop) => batch?,
+                () = &mut patience, if kept.is_some() => pump.begin_with(kept.take()),
+            }
             if let Some(first) = pump.builder.build() {
                 let (snapshots, receiver) = watch::channel(first);
                 return Some((receiver, SnapshotDriver { pump, snapshots }));
@@ -163,6 +197,21 @@ impl Pump {
             self.problems.send_replace(Arc::new(problems));
         }
         Some(())
+    }
+
+    /// Takes lists from before. The watches begin anew: one that was in the middle of its list would go on as if these were its own.
+    fn begin_with(&mut self, kept: Option<Kept>) {
+        let Some(changes) = kept.and_then(|kept| kept.0()) else {
+            return;
+        };
+        tracing::warn!(
+            reason = "SnapshotFromDisk",
+            "the API server does not answer: working with the last complete snapshot kept on this node"
+        );
+        self.feed = feed::all(&self.client);
+        for change in changes {
+            self.builder.apply(change);
+        }
     }
 
     fn take(&mut self, change: Option<Change>) {

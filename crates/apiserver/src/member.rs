@@ -10,6 +10,7 @@
 //! Invariant: after an answer to `yield`, no write is acknowledged any more, and every one that was is in that copy.
 //! Next: `copy.rs` (what a copy holds), `tls.rs` (who signs).
 
+use std::fmt::Write as _;
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -219,9 +220,13 @@ fn has_join_token(api: &Api, headers: &HeaderMap) -> bool {
 }
 
 /// SHA-256 in hex, as a join token's Secret holds it.
-pub fn hash(secret: &str) -> String {
+pub fn hash(secret: impl AsRef<[u8]>) -> String {
     let digest = Sha256::digest(secret);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut hex = String::with_capacity(64);
+    for byte in digest {
+        write!(hex, "{byte:02x}").expect("writing to a String cannot fail");
+    }
+    hex
 }
 
 /// In time that depends on the lengths only.

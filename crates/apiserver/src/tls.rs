@@ -114,6 +114,9 @@ pub(crate) fn identity(config: &Config, admin: &Token) -> Result<Identity, OpenE
         .with_client_cert_verifier(clients)
         .with_single_cert(chain, key)
         .map_err(tls)?;
+    // A resumed session would not look at the certificate again, which may have ended since.
+    server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Identity {
         server: Arc::new(server),

@@ -25,6 +25,7 @@ pub use pool::IpPoolRow;
 pub use render::{Format, Render, RenderError};
 pub use service::{BackendView, ConditionView, FrontendView, ServiceView};
 pub use status::{
-    ApiView, GenerationView, InterfaceView, PeerView, ProblemView, ReasonView, StatusView,
+    ApiView, GenerationView, HeartbeatView, InterfaceView, PeerView, ProblemView, ReasonView,
+    StatusView,
 };
 pub use timestamp::Timestamp;

@@ -1,6 +1,6 @@
 //! How a node is doing.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,37 @@ pub struct ReasonView {
     pub meaning: String,
 }
 
+/// What must reach this node for its peers to be heard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatView {
+    /// UDP port.
+    pub port: u16,
+    /// Multicast groups.
+    pub groups: Vec<IpAddr>,
+    /// Interfaces they are sent and heard on.
+    pub interfaces: Vec<String>,
+}
+
+impl HeartbeatView {
+    fn line(&self) -> String {
+        let groups: Vec<String> = self.groups.iter().map(ToString::to_string).collect();
+        format!(
+            "UDP port {} to {} on {}",
+            self.port,
+            groups.join(" and "),
+            self.interfaces.join(", ")
+        )
+    }
+
+    /// What lets them in on a machine that filters.
+    fn firewall(&self) -> String {
+        format!(
+            "nft add rule inet filter input udp dport {} accept",
+            self.port
+        )
+    }
+}
+
 /// How a node is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusView {
@@ -104,6 +135,9 @@ pub struct StatusView {
     pub n_owned: usize,
     /// Interfaces.
     pub interfaces: Vec<InterfaceView>,
+    /// What a firewall must let in; agents from before it was said do not say it.
+    #[serde(default)]
+    pub heartbeat: Option<HeartbeatView>,
     /// Other nodes on the LAN.
     pub peers: Vec<PeerView>,
     /// What is not as it should be.
@@ -151,7 +185,16 @@ impl StatusView {
             ["Datapath", &self.generation_line()],
             ["Services", &services],
         ];
-        text::columns(&[], rows)
+        let mut head = text::columns(&[], rows);
+        if let Some(heartbeat) = &self.heartbeat {
+            let rows = [
+                ["Heartbeats", &heartbeat.line()],
+                ["Firewall", &heartbeat.firewall()],
+            ];
+            // Aligned with the rows above, whose longest first word is as long.
+            head.push_str(&text::columns(&[], rows));
+        }
+        head
     }
 }
 

@@ -1,8 +1,16 @@
-//! Events to standard error, as text or JSON.
+//! Events to standard error, as text or JSON; where that is the journal, each line begins with its priority.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
-use tracing_subscriber::EnvFilter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{self, Writer},
+    },
+    registry::LookupSpan,
+};
 
 /// What is written unless told otherwise. rtnetlink warns of every attribute that a newer kernel has longer than it knows; kube's client
 /// logs every failed request as an error, though whoever asked says it better.
@@ -86,15 +94,103 @@ pub fn init(format: Format, filter: &str) -> Result<(), LoggingError> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     let started = match format {
+        Format::Text if is_journal() => {
+            // The journal has a clock of its own.
+            let text = format::format().without_time().with_ansi(false);
+            builder.event_format(Prioritised(text)).try_init()
+        }
         Format::Text => builder.try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),
     };
     started.map_err(|_already| LoggingError::AlreadyStarted)
 }
 
+/// Whether standard error is the journal's stream: `JOURNAL_STREAM` names its device and inode (systemd.exec(5)). A child whose standard
+/// error was redirected inherits the variable, not the stream.
+fn is_journal() -> bool {
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    nix::sys::stat::fstat(std::io::stderr())
+        .is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// Lines that begin with `<PRIORITY>`, as sd-daemon(3) wants them.
+struct Prioritised<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for Prioritised<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        self.0.format_event(context, writer, event)
+    }
+}
+
+/// Of syslog(3): 3 error, 4 warning, 6 informational, 7 debug.
+const fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Format, LoggingError, init};
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use tracing_subscriber::fmt::format;
+
+    use super::{Format, LoggingError, Prioritised, init};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_journal_is_told_how_bad_it_is() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let text = format::format().without_time().with_ansi(false);
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .event_format(Prioritised(text))
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!("worst");
+            tracing::warn!("bad");
+            tracing::info!(svc = "shop/web", "so it is");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let begins: Vec<&str> = text.lines().map(|line| &line[..3]).collect();
+        assert_eq!(begins, ["<3>", "<4>", "<6>"], "{text}");
+        assert!(
+            text.contains("so it is") && text.contains("svc=\"shop/web\""),
+            "{text}"
+        );
+    }
 
     #[test]
     fn formats_and_filters_are_checked() {
