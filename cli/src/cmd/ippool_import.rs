@@ -46,6 +46,9 @@ pub enum From {
 /// A kind to list in a cluster: group, version, kind, plural.
 type Kind = (&'static str, &'static str, &'static str, &'static str);
 
+/// Reads objects of one load balancer.
+type Translate = fn(&[Value], &mut Import);
+
 /// What is found while reading.
 #[derive(Debug, Default)]
 struct Import {
@@ -62,7 +65,7 @@ struct Import {
 /// # Cancel safety
 /// Nothing is changed.
 pub async fn run(kubeconfig: Option<PathBuf>, args: &Args) -> Result<Output, CliError> {
-    let (kinds, translate): (&[Kind], fn(&[Value], &mut Import)) = match args.from {
+    let (kinds, translate): (&[Kind], Translate) = match args.from {
         From::Metallb => (&metallb::KINDS, metallb::translate),
         From::KubeVip => (&kube_vip::KINDS, kube_vip::translate),
         From::Purelb => (&purelb::KINDS, purelb::translate),
@@ -123,7 +126,7 @@ async fn from_cluster(client: &Client, kinds: &[Kind]) -> Result<Vec<Value>, Cli
 }
 
 impl Import {
-    fn pool(&mut self, name: &str, blocks: Vec<Value>, selector: Option<Value>) -> &mut Value {
+    fn pool(&mut self, name: &str, blocks: &[Value], selector: Option<Value>) -> &mut Value {
         let mut spec = json!({ "blocks": blocks });
         if let Some(selector) = selector {
             spec["serviceSelector"] = selector;

@@ -1,6 +1,9 @@
 //! `fairlead ippool plan`: what a changed manifest of pools would do to Services, without doing it.
 
-use std::{io::Read as _, path::PathBuf};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use fairlead_api::{AddressReservation, CiliumLoadBalancerIPPool, names};
 use fairlead_lb_ipam::{
@@ -73,7 +76,7 @@ pub(super) fn read(path: &PathBuf) -> Result<String, CliError> {
 ///
 /// # Errors
 /// [`CliError::Manifest`] with the number of the document.
-pub(super) fn documents(path: &PathBuf, text: &str) -> Result<Vec<serde_norway::Value>, CliError> {
+pub(super) fn documents(path: &Path, text: &str) -> Result<Vec<serde_norway::Value>, CliError> {
     let mut found = Vec::new();
     for (idx, document) in serde_norway::Deserializer::from_str(text).enumerate() {
         let value = serde_norway::Value::deserialize(document);
@@ -90,15 +93,15 @@ pub(super) fn documents(path: &PathBuf, text: &str) -> Result<Vec<serde_norway::
     Ok(found)
 }
 
-pub(super) fn manifest(path: &PathBuf, idx: usize, problem: String) -> CliError {
+pub(super) fn manifest(path: &Path, idx: usize, problem: String) -> CliError {
     CliError::Manifest {
-        path: path.clone(),
+        path: path.to_owned(),
         document: idx + 1,
         problem,
     }
 }
 
-fn pools(path: &PathBuf, text: &str) -> Result<Vec<CiliumLoadBalancerIPPool>, CliError> {
+fn pools(path: &Path, text: &str) -> Result<Vec<CiliumLoadBalancerIPPool>, CliError> {
     let mut found = Vec::new();
     for (idx, value) in documents(path, text)?.into_iter().enumerate() {
         let kind = value
@@ -305,13 +308,13 @@ impl Render for PlanView {
         });
         out += &text::columns(&["POOL", "TOTAL", "USED", "FREE"], pools);
         for warning in &self.warnings {
-            out += &format!("\n{}: {}\n", warning.pool, warning.says);
+            out.extend(["\n", &warning.pool, ": ", &warning.says, "\n"]);
         }
-        out += &format!(
+        let sums = format!(
             "\n{} lose an address, {} move, {} gain, {} stay as they are.\n",
             self.n_loses, self.n_moves, self.n_gains, self.n_keeps
         );
-        out
+        out + &sums
     }
 }
 

@@ -9,7 +9,7 @@ use fairlead_api::{
     condition::{Status, Wanted},
     convert,
     names::{annotation, condition as names, label},
-    watch::table::{Read, Table},
+    watch::table::Table,
 };
 use fairlead_model::{ServiceName, TrafficPolicy};
 use json_patch::Patch;
@@ -84,7 +84,7 @@ impl Book {
     pub(super) fn apply(&mut self, change: Change) {
         match change {
             Change::Service(event) => {
-                let event = read(event, |o| self.read_service(o));
+                let event = read(event, |o| Ok(Some(self.newest(o))));
                 for (key, _) in self.services.apply(event) {
                     self.dirty.extend(key.parse::<ServiceName>());
                 }
@@ -109,14 +109,15 @@ impl Book {
         }
     }
 
-    fn read_service(&self, object: &v1::Service) -> Read<v1::Service> {
+    /// The Service as the event has it, or as an answer that is newer had it.
+    fn newest(&self, object: &v1::Service) -> v1::Service {
         let live = self.services.get(&table_key(object));
         if let Some(live) = live.filter(|l| is_newer(&l.metadata, &object.metadata)) {
-            return Ok(Some(live.clone()));
+            return live.clone();
         }
         let mut object = object.clone();
         object.metadata.managed_fields = None;
-        Ok(Some(object))
+        object
     }
 
     fn count_hosts(&mut self, name: &ServiceName) {
@@ -185,16 +186,12 @@ impl Book {
                 && c.reason == wanted.reason
                 && c.message == wanted.message
         });
-        let patch = match why {
-            // The addresses are left as they were.
-            Some(NoNodes::BadSelector(_)) => {
-                (!is_said).then(|| write::condition_only(object, &wanted, now))
-            }
-            Some(_) | None => {
-                let is_there = input.ingress == found && !input.has_foreign_entries;
-                (!is_said || !is_there)
-                    .then(|| write::status(object, &found, Some(&wanted), &[], now))
-            }
+        // With a selector that cannot be read, the addresses are left as they were.
+        let patch = if let Some(NoNodes::BadSelector(_)) = why {
+            (!is_said).then(|| write::condition_only(object, &wanted, now))
+        } else {
+            let is_there = input.ingress == found && !input.has_foreign_entries;
+            (!is_said || !is_there).then(|| write::status(object, &found, Some(&wanted), &[], now))
         };
         patch.map(|patch| Todo { name, patch })
     }

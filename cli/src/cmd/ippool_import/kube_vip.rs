@@ -60,7 +60,7 @@ fn config_map(object: &Value, import: &mut Import) {
         } else {
             Some(json!({"matchExpressions": [namespaces("NotIn", &named)]}))
         };
-        let pool = import.pool(&format!("kube-vip-{place}"), blocks, selector);
+        let pool = import.pool(&format!("kube-vip-{place}"), &blocks, selector);
         if skips_ends {
             pool["spec"]["allowFirstLastIPs"] = json!("No");
         }

@@ -47,7 +47,7 @@ pub(super) fn translate(objects: &[Value], import: &mut Import) {
             kind @ ("BGPAdvertisement" | "BGPPeer" | "BFDProfile" | "Community") => {
                 import.note(format!(
                     "{kind} {name}: BGP is not translated; write CiliumBGPClusterConfig and its kin"
-                ))
+                ));
             }
             "ConfigMap" => config_map(object, import),
             _ => {}
@@ -68,8 +68,8 @@ fn pool(name: &str, spec: &Value, import: &mut Import) {
     } else {
         selector(name, allocation, import)
     };
-    let blocks = addresses.iter().map(|text| block(text)).collect();
-    let pool = import.pool(name, blocks, selector);
+    let blocks: Vec<Value> = addresses.iter().map(|text| block(text)).collect();
+    let pool = import.pool(name, &blocks, selector);
     // MetalLB searches low numbers first, and those without one last.
     if let Some(priority) = allocation["priority"].as_i64().filter(|p| *p > 0) {
         let ours = 1_000_000 - priority;

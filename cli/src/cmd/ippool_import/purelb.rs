@@ -67,7 +67,7 @@ fn group(name: &str, spec: &Value, import: &mut Import) {
         );
         only_on_request(name)
     });
-    import.pool(name, blocks, selector);
+    import.pool(name, &blocks, selector);
 }
 
 fn agent(name: &str, spec: &Value, import: &mut Import) {

@@ -1,9 +1,6 @@
 //! What LB-IPAM can do without: reservations, what is remembered about pools, and what the cluster itself uses.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use fairlead_api::{
     AddressReservation, IPPoolUsage, convert,
@@ -201,12 +198,8 @@ pub fn in_use(node: &v1::Node) -> Vec<InUse> {
         let prefix: IpNet = text.parse().ok()?;
         Some((IpRange::from_prefix(prefix), InUseKind::Pod))
     });
-    let all: BTreeMap<(IpRange, InUseKind), ()> = addresses
-        .chain(gateways)
-        .chain(pods)
-        .map(|key| (key, ()))
-        .collect();
-    all.into_keys()
+    let all: BTreeSet<(IpRange, InUseKind)> = addresses.chain(gateways).chain(pods).collect();
+    all.into_iter()
         .map(|(range, kind)| InUse {
             range,
             kind,
