@@ -25,7 +25,7 @@ use tempfile::TempDir;
 
 fn config(dir: &Path, node: &str) -> Config {
     let mut config = Config::new(dir.join("api"), SocketAddr::from(([127, 0, 0, 1], 0)));
-    config.node = node.to_owned();
+    node.clone_into(&mut config.node);
     config
 }
 
@@ -46,7 +46,7 @@ impl Running {
     }
 
     async fn join(&self, dir: &Path, node: &str) -> (Home, Membership) {
-        let token = self.token(Duration::from_secs(60), Duration::ZERO).await;
+        let token = self.token(Duration::from_mins(1), Duration::ZERO).await;
         let home = Home::new(dir);
         let url = format!("https://{}", self.at);
         let stop = CancellationToken::new();
@@ -141,7 +141,7 @@ async fn a_token_lets_a_node_in_and_a_bad_one_says_what_to_do() {
             assert!(!dir.path().join("cluster/membership.json").exists());
             format!("{error:#}")
         };
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         let expired = api.token(hour, hour + Duration::from_secs(5)).await;
         let unknown = JoinToken::random(expired.ca);
         for token in [expired, unknown] {
@@ -253,13 +253,11 @@ async fn a_takeover_loses_no_acknowledged_write_and_the_former_one_takes_no_more
         let stream = maps(&api.client).watch(&behind, "5").await.unwrap();
         let mut stream = std::pin::pin!(stream);
         let first = futures::StreamExt::next(&mut stream).await.unwrap();
-        let is_gone = |code: u16| code == 410;
-        let gone = match first {
-            Ok(kube::api::WatchEvent::Error(status)) => is_gone(status.code),
-            Err(kube::Error::Api(status)) => is_gone(status.code),
-            _ => false,
+        let (Ok(kube::api::WatchEvent::Error(status)) | Err(kube::Error::Api(status))) = first
+        else {
+            panic!("a watch of the former reign went on: {first:?}")
         };
-        assert!(gone, "a watch of the former reign begins anew");
+        assert_eq!(status.code, 410, "a watch of the former reign begins anew");
         assert!(!api.stop.is_cancelled());
     })
     .await;

@@ -54,6 +54,10 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Between two looks at what is still to be written.
 const TICK: Duration = Duration::from_secs(1);
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once, from the stream into its table"
+)]
 enum Change {
     Service(watcher::Event<Service>),
     Slice(watcher::Event<EndpointSlice>),
@@ -152,10 +156,7 @@ impl Controller {
                 }
             };
             tokio::select! {
-                change = self.feed.next() => {
-                    self.take(change.flatten());
-                    continue;
-                }
+                change = self.feed.next() => self.take(change.flatten()),
                 Some((target, answer)) = self.asked.next() => self.heard(&target, answer),
                 Some(subject) = self.writes.next() => {
                     self.writing.remove(&subject);
@@ -239,23 +240,14 @@ impl Controller {
             port,
         } = &turned.target;
         let backend = SocketAddr::new(*addr, *port);
-        let (type_, reason, message) = match &turned.failure {
-            Some(why) => {
-                tracing::warn!(svc = %service, backend = %backend, error = why, "the backend fails its check");
-                (
-                    "Warning",
-                    "BackendDown",
-                    format!("{backend} fails its check: {why}"),
-                )
-            }
-            None => {
-                tracing::info!(svc = %service, backend = %backend, "the backend passes its check again");
-                (
-                    "Normal",
-                    "BackendUp",
-                    format!("{backend} passes its check again"),
-                )
-            }
+        let (type_, reason, message) = if let Some(why) = &turned.failure {
+            tracing::warn!(svc = %service, backend = %backend, error = why, "the backend fails its check");
+            let message = format!("{backend} fails its check: {why}");
+            ("Warning", "BackendDown", message)
+        } else {
+            tracing::info!(svc = %service, backend = %backend, "the backend passes its check again");
+            let message = format!("{backend} passes its check again");
+            ("Normal", "BackendUp", message)
         };
         if self
             .writing

@@ -57,14 +57,13 @@ fn is_ours(endpoint: &Endpoint, failed: &BTreeSet<IpAddr>) -> bool {
 
 /// What is to be checked of a slice; the flag is whether the backend is ready now.
 pub fn targets(service: &ServiceName, slice: &EndpointSlice, check: &Check) -> Vec<(Target, bool)> {
-    let ports: BTreeSet<u16> = match check.port {
-        Some(port) => [port].into(),
-        None => {
-            let tcp = slice.ports.iter().flatten();
-            let tcp = tcp.filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP");
-            tcp.filter_map(|p| u16::try_from(p.port?).ok().filter(|port| *port > 0))
-                .collect()
-        }
+    let ports: BTreeSet<u16> = if let Some(port) = check.port {
+        [port].into()
+    } else {
+        let tcp = slice.ports.iter().flatten();
+        let tcp = tcp.filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP");
+        tcp.filter_map(|p| u16::try_from(p.port?).ok().filter(|port| *port > 0))
+            .collect()
     };
     let failed = failed(slice);
     let ours = slice.endpoints.iter().filter(|e| is_ours(e, &failed));
@@ -153,7 +152,7 @@ pub fn condition(verdict: &Verdict) -> Wanted {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+    use std::{net::IpAddr, time::Duration};
 
     use fairlead_api::names::annotation::HEALTH_CHECK_FAILED;
     use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -283,9 +282,7 @@ mod tests {
         );
         let mut all = verdict(&[("10.0.0.1", false), ("10.0.0.2", false)]);
         assert_eq!(condition(&all).reason, "BackendsFailing");
-        all.kept = BTreeMap::from([("10.0.0.2".parse().unwrap(), ())])
-            .into_keys()
-            .collect();
+        all.kept = ["10.0.0.2".parse().unwrap()].into();
         let said = condition(&all);
         assert_eq!(said.reason, "LastBackendKept");
         assert_eq!(

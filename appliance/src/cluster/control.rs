@@ -186,10 +186,15 @@ impl Control {
         );
         set_aside(&self.home.api_dir(), later.number).context("set the former store aside")?;
         self.membership.role = Role::Member;
-        self.membership.api = at.map(|at| vec![at]).unwrap_or_else(|| {
-            let known = self.membership.peers.get(&later.node);
-            known.cloned().unwrap_or_default()
-        });
+        self.membership.api = match at {
+            Some(at) => vec![at],
+            None => self
+                .membership
+                .peers
+                .get(&later.node)
+                .cloned()
+                .unwrap_or_default(),
+        };
         self.membership.fence = later;
         self.home.keep(&self.membership)?;
         self.route.set(self.membership.api.clone());

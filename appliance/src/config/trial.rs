@@ -105,7 +105,7 @@ mod tests {
     /// What comes of looking every second, until it is decided.
     fn judged(before: Evidence, seen: impl Fn(u64) -> Option<Evidence>) -> (u64, Step) {
         let now = fairlead_rt::clock::now();
-        let mut trial = Trial::new(before, now, Duration::from_secs(60));
+        let mut trial = Trial::new(before, now, Duration::from_mins(1));
         let at = |s: u64| -> Instant { now + Duration::from_secs(s) };
         let mut each = (0..200).map(|s| (s, trial.observe(seen(s).as_ref(), at(s))));
         each.find(|(_, step)| *step != Step::Wait).unwrap()
@@ -121,7 +121,7 @@ mod tests {
         );
         let flapping = |s: u64| {
             Some(if s < 57 {
-                evidence(s % 3 > 0, &["lb2"], true)
+                evidence(!s.is_multiple_of(3), &["lb2"], true)
             } else {
                 now.clone()
             })
