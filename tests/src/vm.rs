@@ -69,12 +69,12 @@ impl Machine {
             archive.directory(directory);
         }
         archive.file("bin/busybox", &fs::read(busybox.trim())?);
-        let mut load = String::new();
+        let mut load = Vec::new();
         for file in kernel.files_of(&TO_REACH_FILES)? {
             let name = file.file_name().context("a module has a name")?;
             let inside = format!("modules/{}", name.display());
             archive.file(&inside, &fs::read(&file)?);
-            load += &format!("insmod /{inside}\n");
+            load.push(format!("insmod /{inside}\n"));
         }
         let words: Vec<String> = command.iter().map(|word| quoted(word)).collect();
         let start = format!(
@@ -83,7 +83,10 @@ impl Machine {
             words.join(" ")
         );
         archive.file("command", start.as_bytes());
-        archive.file("init", first_script(&load, &kernel.release()).as_bytes());
+        archive.file(
+            "init",
+            first_script(&load.concat(), &kernel.release()).as_bytes(),
+        );
         let shares = vec![
             ("files", PathBuf::from("/")),
             ("modules", kernel.modules.clone()),

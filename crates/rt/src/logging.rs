@@ -173,7 +173,7 @@ mod tests {
     fn the_journal_is_told_how_bad_it_is() {
         let lines = Lines::default();
         let writer = lines.clone();
-        let text = format::format().without_time().with_ansi(false);
+        let text = format().without_time().with_ansi(false);
         let subscriber = tracing_subscriber::fmt()
             .with_writer(move || writer.clone())
             .event_format(Prioritised(text))

@@ -30,8 +30,6 @@ fn go() -> anyhow::Result<()> {
     let kernel = Kernel::linux_6_1()?;
     eprintln!("==> booting Linux {}", kernel.release());
     let folder = std::env::current_dir().context("find the current folder")?;
-    vm::run_under(&kernel, &folder, &command, PATIENCE, |line| {
-        println!("{line}")
-    })
-    .map(drop)
+    let tell = |line: &str| println!("{line}");
+    vm::run_under(&kernel, &folder, &command, PATIENCE, tell).map(drop)
 }
