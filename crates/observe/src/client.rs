@@ -19,7 +19,11 @@ use tokio::{
 };
 
 use crate::{
-    error::ErrorView, explain::ExplainView, l2::{L2Event, L2Row}, pool::IpPoolRow, service::ServiceView,
+    error::ErrorView,
+    explain::ExplainView,
+    l2::{L2Event, L2Row},
+    pool::IpPoolRow,
+    service::ServiceView,
     status::StatusView,
 };
 
