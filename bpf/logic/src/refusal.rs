@@ -125,13 +125,10 @@ pub const fn may_be_told(h: &Parsed) -> bool {
     first != 0 && first != 127 && first < 224
 }
 
+/// The header of an ICMP message of ours; addresses in their mapped form, `len` with this header.
 #[inline(always)]
-fn put4<P: Packet>(p: &mut P, h: &Parsed, macs: Macs, message: &Message) -> Option<()> {
-    let mtu = message.mtu.min(0xffff) as u16;
-    let len = message
-        .quote
-        .wrapping_add(IPV4_LEN.wrapping_add(ICMP_LEN) as u16);
-    let (src, dst) = (unmapped(&message.src), unmapped(&h.src));
+pub fn header4(src: &[u8; 16], dst: &[u8; 16], len: u16) -> Ipv4 {
+    let (src, dst) = (unmapped(src), unmapped(dst));
     let sum = Sum(0)
         .word(0x4500)
         .word(len)
@@ -139,7 +136,7 @@ fn put4<P: Packet>(p: &mut P, h: &Parsed, macs: Macs, message: &Message) -> Opti
         .word(u16::from_be_bytes([TTL, proto::ICMP]))
         .bytes4(src)
         .bytes4(dst);
-    let ip = Ipv4 {
+    Ipv4 {
         vihl: 0x45,
         tos: 0,
         len: U16::new(len),
@@ -150,7 +147,29 @@ fn put4<P: Packet>(p: &mut P, h: &Parsed, macs: Macs, message: &Message) -> Opti
         csum: U16::new(sum.finish()),
         src,
         dst,
-    };
+    }
+}
+
+/// The header of an `ICMPv6` message of ours; `len` without this header.
+#[inline(always)]
+pub const fn header6(src: [u8; 16], dst: [u8; 16], len: u16) -> Ipv6 {
+    Ipv6 {
+        vtf: U32::new(0x6000_0000),
+        len: U16::new(len),
+        next: proto::ICMPV6,
+        hops: TTL,
+        src,
+        dst,
+    }
+}
+
+#[inline(always)]
+fn put4<P: Packet>(p: &mut P, h: &Parsed, macs: Macs, message: &Message) -> Option<()> {
+    let mtu = message.mtu.min(0xffff) as u16;
+    let len = message
+        .quote
+        .wrapping_add(IPV4_LEN.wrapping_add(ICMP_LEN) as u16);
+    let ip = header4(&message.src, &h.src, len);
     let [hi, lo] = mtu.to_be_bytes();
     let Message { kind, code, .. } = *message;
     let sum = message
@@ -171,14 +190,7 @@ fn put4<P: Packet>(p: &mut P, h: &Parsed, macs: Macs, message: &Message) -> Opti
 #[inline(always)]
 fn put6<P: Packet>(p: &mut P, h: &Parsed, macs: Macs, message: &Message) -> Option<()> {
     let len = message.quote.wrapping_add(ICMP_LEN as u16);
-    let ip = Ipv6 {
-        vtf: U32::new(0x6000_0000),
-        len: U16::new(len),
-        next: proto::ICMPV6,
-        hops: TTL,
-        src: message.src,
-        dst: h.src,
-    };
+    let ip = header6(message.src, h.src, len);
     let Message { kind, code, .. } = *message;
     let rest = message.mtu.to_be_bytes();
     let sum = csum::pseudo6(&message.src, &h.src, len, proto::ICMPV6)

@@ -205,6 +205,23 @@ pub(crate) fn from_client(v6: bool, sport: u16, dport: u16, proto: u8, flags: u8
     }
 }
 
+/// The answer of a backend to what it got.
+pub(crate) fn answer(got: &Seen, flags: u8) -> Spec {
+    Spec {
+        src: got.dst,
+        dst: got.src,
+        sport: got.dport,
+        dport: got.sport,
+        proto: got.proto,
+        flags,
+        ttl: 64,
+        payload: b"an answer".to_vec(),
+        src_mac: got.dst_mac,
+        dst_mac: LB_MAC,
+        no_udp_csum: false,
+    }
+}
+
 impl Spec {
     pub(crate) fn transport(&self) -> Vec<u8> {
         let mut l4;

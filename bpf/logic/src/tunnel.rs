@@ -8,7 +8,7 @@
 //! RFC 2003 4 and 5.1, RFC 2473 7.1 and 8.1, RFC 1191 4, RFC 4443 3.2.
 
 use fairlead_abi::{lb::mode, reasons};
-use zerocopy::network_endian::{U16, U32};
+use zerocopy::network_endian::U16;
 
 use crate::{
     Maps, Packet, Verdict,
@@ -17,8 +17,7 @@ use crate::{
     snat::Work,
     transition::{self, NOWHERE},
     wire::{
-        DF, IPV4_LEN, IPV6_LEN, Icmp, Ipv4, Ipv6, Macs, TTL, addr_eq, ethertype, icmp, icmp6,
-        mapped, proto, unmapped,
+        IPV4_LEN, IPV6_LEN, Icmp, Ipv4, Ipv6, Macs, addr_eq, ethertype, icmp, icmp6, mapped, proto,
     },
 };
 
@@ -186,38 +185,12 @@ fn put<P: Packet>(
     };
     output::put_tagged(p, link, macs, kind_of)?;
     if w.h.v6 {
-        let ip = Ipv6 {
-            vtf: U32::new(0x6000_0000),
-            len: U16::new(n),
-            next: proto::ICMPV6,
-            hops: TTL,
-            src: w.h.dst,
-            dst: w.h.src,
-        };
+        let ip = refusal::header6(w.h.dst, w.h.src, n);
         p.put(link.l3(), ip)?;
         return p.put(link.l3().wrapping_add(IPV6_LEN), message);
     }
     let len = n.wrapping_add(IPV4_LEN as u16);
-    let (src, dst) = (unmapped(&w.h.dst), unmapped(&w.h.src));
-    let sum = Sum(0)
-        .word(0x4500)
-        .word(len)
-        .word(DF)
-        .word(u16::from_be_bytes([TTL, proto::ICMP]))
-        .bytes4(src)
-        .bytes4(dst);
-    let ip = Ipv4 {
-        vihl: 0x45,
-        tos: 0,
-        len: U16::new(len),
-        id: U16::ZERO,
-        frag: U16::new(DF),
-        ttl: TTL,
-        proto: proto::ICMP,
-        csum: U16::new(sum.finish()),
-        src,
-        dst,
-    };
+    let ip = refusal::header4(&w.h.dst, &w.h.src, len);
     p.put(link.l3(), ip)?;
     p.put(link.l3().wrapping_add(IPV4_LEN), message)
 }

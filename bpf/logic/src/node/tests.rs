@@ -3,7 +3,11 @@ use std::net::IpAddr;
 use fairlead_abi::lb::{backend_flags, frontend_flags, mode};
 
 use super::*;
-use crate::{Insert, hash, host::World, testing::*};
+use crate::{
+    Insert, hash,
+    host::World,
+    testing::{self, *},
+};
 
 const FE: u32 = 5;
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0xd, 1];
@@ -41,17 +45,8 @@ fn ask(w: &mut World, spec: &Spec) -> Seen {
 /// What a backend that got this answers, to the second interface.
 fn answer(got: &Seen, flags: u8) -> Spec {
     Spec {
-        src: got.dst,
-        dst: got.src,
-        sport: got.dport,
-        dport: got.sport,
-        proto: got.proto,
-        flags,
-        ttl: 64,
-        payload: b"an answer".to_vec(),
-        src_mac: got.dst_mac,
         dst_mac: LB2_MAC,
-        no_udp_csum: false,
+        ..testing::answer(got, flags)
     }
 }
 

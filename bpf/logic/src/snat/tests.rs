@@ -23,23 +23,6 @@ fn ask(w: &mut World, spec: &Spec) -> Seen {
     see(&out)
 }
 
-/// The backend's answer to what it got.
-fn answer(got: &Seen, flags: u8) -> Spec {
-    Spec {
-        src: got.dst,
-        dst: got.src,
-        sport: got.dport,
-        dport: got.sport,
-        proto: got.proto,
-        flags,
-        ttl: 64,
-        payload: b"an answer".to_vec(),
-        src_mac: got.dst_mac,
-        dst_mac: LB_MAC,
-        no_udp_csum: false,
-    }
-}
-
 #[test]
 fn a_request_and_its_answer_find_their_way() {
     for v6 in [false, true] {
