@@ -5,14 +5,14 @@
 pub mod manifest;
 pub mod merge;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kube::api::ListParams;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Request;
 use serde_json::Value;
 
 use crate::error::CliError;
+use crate::source::client;
 
 /// Where an appliance keeps its kubeconfig.
 const APPLIANCE: &str = "/var/lib/fairlead/kubeconfig";
@@ -163,18 +163,6 @@ pub fn refused(what: impl Into<String>) -> impl FnOnce(kube::Error) -> CliError 
         what,
         source: Box::new(source),
     }
-}
-
-async fn client(path: &Path) -> Result<kube::Client, CliError> {
-    let bad = |source| CliError::Kubeconfig {
-        path: PathBuf::from(path),
-        source,
-    };
-    let file = Kubeconfig::read_from(path).map_err(bad)?;
-    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-        .await
-        .map_err(bad)?;
-    kube::Client::try_from(config).map_err(|error| CliError::Connection(Box::new(error)))
 }
 
 async fn ask(client: &kube::Client, path: &str, accept: &str) -> Result<Value, CliError> {

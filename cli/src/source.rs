@@ -153,7 +153,8 @@ impl Source {
     }
 }
 
-async fn client(path: &Path) -> Result<kube::Client, CliError> {
+/// A client of the API server that the kubeconfig names.
+pub(crate) async fn client(path: &Path) -> Result<kube::Client, CliError> {
     let bad = |source| CliError::Kubeconfig {
         path: PathBuf::from(path),
         source,
