@@ -1,6 +1,11 @@
 //! One frontend: made, changed.
 
-use std::{collections::HashMap, net::SocketAddr, ops::Range, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    ops::Range,
+    sync::Arc,
+};
 
 use fairlead_abi::{
     flow::SNAT_PORT_MIN,
@@ -377,15 +382,17 @@ fn raise(change: &mut Change<'_>) {
 
 /// Whether a backend that is to get new flows has no next hop in its record and is still being asked for it.
 fn awaits_a_hop(fe: &FrontendState, want: &DesiredFrontend) -> bool {
-    let is_known = |backend: &DesiredBackend| {
-        let mut members = fe.members.iter().flatten();
-        members.any(|m| m.identity == backend.identity && m.mac != [0; 6])
-    };
-    let awaited = want
-        .backends
-        .iter()
-        .filter(|b| b.is_awaited && b.accepts_new);
-    awaited.into_iter().any(|backend| !is_known(backend))
+    let is_awaited = |b: &&DesiredBackend| b.is_awaited && b.accepts_new;
+    let mut awaited = want.backends.iter().filter(is_awaited).peekable();
+    if awaited.peek().is_none() {
+        return false;
+    }
+    let members = fe.members.iter().flatten();
+    let known: HashSet<SocketAddr> = members
+        .filter(|m| m.mac != [0; 6])
+        .map(|m| m.identity)
+        .collect();
+    awaited.any(|backend| !known.contains(&backend.identity))
 }
 
 pub(super) fn set_flags(change: &mut Change<'_>, flags: u64) {
