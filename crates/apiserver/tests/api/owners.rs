@@ -1,8 +1,12 @@
 //! Owners and what they own: background, foreground, orphan, and owners that never were.
 
+use std::fmt::Debug;
+
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::client::from;
@@ -16,37 +20,19 @@ struct Family {
 
 impl Family {
     async fn names(&self) -> Vec<String> {
-        let all = ListParams::default();
-        let maps = self
-            .maps
-            .list(&all)
-            .await
-            .unwrap()
-            .items
-            .into_iter()
-            .map(|o| o.metadata);
-        let secrets = self
-            .secrets
-            .list(&all)
-            .await
-            .unwrap()
-            .items
-            .into_iter()
-            .map(|o| o.metadata);
-        let services = self
-            .services
-            .list(&all)
-            .await
-            .unwrap()
-            .items
-            .into_iter()
-            .map(|o| o.metadata);
-        services
-            .chain(maps)
-            .chain(secrets)
-            .filter_map(|meta| meta.name)
-            .collect()
+        let mut all = names(&self.services).await;
+        all.extend(names(&self.maps).await);
+        all.extend(names(&self.secrets).await);
+        all
     }
+}
+
+async fn names<K>(api: &Api<K>) -> Vec<String>
+where
+    K: Clone + Debug + DeserializeOwned + Resource,
+{
+    let all = api.list(&ListParams::default()).await.unwrap();
+    all.items.iter().map(ResourceExt::name_any).collect()
 }
 
 fn owner(kind: &str, name: &str, uid: &str) -> OwnerReference {
